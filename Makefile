@@ -1,0 +1,62 @@
+# Each target is the only command needed on a fresh machine: it makes the virtual environment
+# first where that is missing or older than the pins.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The one pin of torch is in the requirements; only its CPU build will do.
+TORCH := $(shell sed -n 's/^torch==.*/&+cpu/p' conf/requirements-cpu.txt)
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo serve bench test lint fmt clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+venv: $(STAMP) ## Make the virtual environment, with the CPU engine and the development tools
+
+demo: $(STAMP) ## Serve the bundled model, stream a sample through it, show the words, stop
+	$(BIN)/python -m realtimed demo $(ARGS)
+
+serve: $(STAMP) ## Serve the bundled model until interrupted; ARGS="MODEL --port 9000" for another
+	$(BIN)/realtimed serve $(ARGS)
+
+bench: $(STAMP) ## Run the benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
+
+test: $(STAMP) ## Run all tests; ARGS="tests/test_config.py" for some
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(STAMP) ## Check style, types and the floors of the architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict realtimed
+	$(BIN)/lint-imports
+
+fmt: $(STAMP) ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment and all caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	    .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first: once its CPU build is there, the pin in the requirements is satisfied. It
+# comes from a directory of wheels where pip is set up with one, else from PyTorch's own index.
+$(STAMP): conf/requirements-cpu.txt conf/requirements-dev.txt setup.cfg
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'realtimed needs Python 3.11 or newer: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'Installing the CPU engine into $(VENV): a minute or two, 2 GB.'
+	@$(PYTHON) -m venv $(VENV) || \
+	    { echo 'Cannot make $(VENV); on Debian or Ubuntu, install python3-venv.' >&2; exit 1; }
+	@$(PIP) install --no-deps --no-index $(TORCH) 2>/dev/null || \
+	    $(PIP) install --no-deps --index-url $(TORCH_INDEX) $(TORCH)
+	@$(PIP) install --no-deps -r conf/requirements-cpu.txt -r conf/requirements-dev.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

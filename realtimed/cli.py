@@ -1,0 +1,86 @@
+"""`realtimed`: the command line. Each command is one function that returns an exit code."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import trio
+
+import realtimed
+from realtimed.errors import RealtimedError, StartError
+
+_USAGE = """\
+usage: realtimed COMMAND ...
+
+  serve [MODEL]        serve a speech model over WebSockets (the bundled one by default)
+  transcribe FILE...   stream audio files to a daemon and print the text
+  demo                 serve the bundled model, stream a sample through it, stop
+  check-config         check the settings that serve would use, and exit
+  version              print the version
+
+`realtimed COMMAND --help` tells more.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code of the process."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    try:
+        match command:
+            case "serve":
+                return _serve(rest)
+            case "check-config":
+                return _check_config(rest)
+            case "transcribe":
+                return _transcribe(rest)
+            case "demo":
+                return _demo(rest)
+            case "version" | "--version":
+                print(realtimed.__version__)
+                return 0
+            case "" | "-h" | "--help" | "help":
+                print(_USAGE, end="")
+                return 0 if command else 2
+        print(f"realtimed: no command {command!r}; see realtimed --help", file=sys.stderr)
+        return 2
+    except RealtimedError as error:
+        print(f"realtimed: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", StartError.exit_code)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(argv: list[str]) -> int:
+    from realtimed.daemon import Daemon
+    from realtimed.flags import settings_from_serve_args
+    from realtimed.ops import logs
+
+    settings = settings_from_serve_args(argv, os.environ)
+    logs.set_up(settings.log_level, settings.log_format)
+    return trio.run(Daemon(settings).run)
+
+
+def _check_config(argv: list[str]) -> int:
+    from realtimed.flags import settings_from_serve_args
+
+    settings = settings_from_serve_args(argv, os.environ)
+    print(f"settings are good: model {settings.model or 'bundled'}, port {settings.port}")
+    return 0
+
+
+def _transcribe(argv: list[str]) -> int:
+    from realtimed import transcribe
+
+    parser = argparse.ArgumentParser(
+        prog="realtimed transcribe", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    transcribe.add_arguments(parser)
+    return transcribe.run(parser.parse_args(argv))
+
+
+def _demo(argv: list[str]) -> int:
+    from realtimed import demonstration
+
+    return demonstration.run(argv)

@@ -1,0 +1,616 @@
+"""The client library: one WebSocket session with a daemon that speaks vLLM's dialect.
+
+A thin Trio shell around `realtimed.wire`; it works against this daemon and against vLLM's own
+`/v1/realtime`.
+
+    async with connect("ws://127.0.0.1:8000") as session:
+        async with session.transcribe(chunks, pace=1.0) as events:
+            async for event in events:
+                ...
+
+`transcribe` does a whole utterance. Its parts are there too: `begin`, `append`, `end` from one
+task, and `events` in another. Read events while you send: up to `EVENTS_WAITING` of them wait
+for you, after that the socket is not read, and a server closes on a reader that slow.
+
+Every wait has a deadline. A server that falls silent is pinged and has to answer; one that owes
+the final text of an utterance has to make progress. All errors are `ClientError`s: one line,
+with the exit code that `realtimed transcribe` gives for it.
+"""
+
+import os
+import re
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing, asynccontextmanager
+from typing import ClassVar, Final, NoReturn
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+import numpy as np
+import trio
+from numpy.typing import NDArray
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    ConnectionTimeout,
+    HandshakeError,
+    WebSocketConnection,
+    open_websocket_url,
+)
+
+from realtimed.audio.pcm import encode_pcm16
+from realtimed.errors import ModelNotFound, RealtimedError, WireError
+from realtimed.wire import vllm
+from realtimed.wire.events import (
+    Append,
+    ClientEvent,
+    Commit,
+    Configure,
+    ErrorOccurred,
+    ServerEvent,
+    SessionCreated,
+    TextDelta,
+    UtteranceDone,
+)
+
+Audio = NDArray[np.float32] | bytes
+"""A piece of sound at 16 kHz, mono: 1-d float32 in [-1, 1], or signed 16-bit LE PCM bytes."""
+
+SAMPLE_RATE: Final = vllm.SAMPLE_RATE
+DEFAULT_PATH: Final = "/v1/realtime"
+EVENTS_WAITING: Final = 4_096
+MAX_MESSAGE_BYTES: Final = 16 * 2**20
+
+# One append stays far below the 16 MiB that a server takes in one message: 1 MiB of PCM is
+# 33 s of sound and 1.4 MiB of base64.
+_MAX_APPEND_BYTES: Final = 2**20
+_PING_AFTER_S: Final = 20.0
+_PONG_WITHIN_S: Final = 20.0
+_CLOSE_WITHIN_S: Final = 2.0
+
+# --- errors ------------------------------------------------------------------------------
+
+
+class ClientError(RealtimedError):
+    """Root of what can go wrong between a client and a daemon, each with an exit code."""
+
+    exit_code: ClassVar[int] = 8
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidUrl(ClientError):
+    """The address is not one of a WebSocket server."""
+
+    exit_code = 2
+
+
+class NotReachable(ClientError):
+    """Nothing answers at the address, or what answers does not speak WebSocket."""
+
+    exit_code = 3
+
+
+class Refused(ClientError):
+    """The server refused the connection over HTTP with `status`."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Unauthorised(Refused):
+    """HTTP 401 or 403: no key, an unknown one, or one that may not do this."""
+
+
+class Unavailable(Refused):
+    """HTTP 503 or 429: not now. `retry_after_s` is the server's Retry-After, if it sent one."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, status: int, retry_after_s: int | None) -> None:
+        super().__init__(message, status=status)
+        self.retry_after_s = retry_after_s
+
+
+class ServerError(ClientError):
+    """The server answered with an error event of this `code`."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ModelUnknown(ServerError):
+    """The model that was asked for is not served here."""
+
+    exit_code = 6
+
+
+class ProtocolError(ClientError):
+    """The server sent something that is not of the dialect."""
+
+
+class ConnectionLost(ClientError):
+    """The connection ended early. `code` and `reason` are those of its close frame, if any.
+
+    Code 1006 stands for a connection that ended without one (RFC 6455 section 7.1.5).
+    """
+
+    def __init__(self, message: str, *, code: int, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+
+
+# --- addresses ---------------------------------------------------------------------------
+
+
+def realtime_url(url: str) -> str:
+    """Complete an address: `ws://` where no scheme is given, `/v1/realtime` where no path is.
+
+    `http` and `https` stand for `ws` and `wss`; a path of `/v1` alone, as OpenAI's libraries
+    take it, is completed as well. Anything else, the query included, is left as it is.
+
+    Raises: `InvalidUrl`.
+    """
+    try:
+        parts = urlsplit(url if "://" in url else f"ws://{url}")
+        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+        valid = scheme in ("ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise InvalidUrl("The URL is not valid. Expected something like ws://127.0.0.1:8000.")
+    if parts.username is not None:
+        raise InvalidUrl("The URL holds credentials. Pass the key as an API key instead.")
+    path = parts.path.rstrip("/")
+    path = DEFAULT_PATH if path in ("", "/v1") else parts.path
+    return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+
+
+def _without_query(url: str) -> str:
+    # A query may hold a secret, and messages end up in logs.
+    return url.partition("?")[0]
+
+
+# --- the session -------------------------------------------------------------------------
+
+
+class Session:
+    """An open conversation. One task may send while another reads; not two of either."""
+
+    def __init__(
+        self,
+        ws: WebSocketConnection,
+        session_id: str,
+        *,
+        send_timeout_s: float,
+        final_timeout_s: float,
+    ) -> None:
+        self.id: Final = session_id
+        self._ws = ws
+        self._send_timeout_s = send_timeout_s
+        self._final_timeout_s = final_timeout_s
+        self._utterance = 0
+        self._finals_owed = 0
+        self._end_sent = False
+
+    async def begin(self) -> None:
+        """Begin an utterance. Raises: `ConnectionLost`."""
+        self._end_sent = False
+        await self._send(Commit(final=False))
+
+    async def append(self, audio: Audio) -> None:
+        """Send sound of any length; nothing is sent for no sound.
+
+        Waits while the server does not read: a daemon that is behind holds its clients back.
+
+        Raises: `ConnectionLost`; `ValueError` for bytes that are not whole samples.
+        """
+        pcm = audio if isinstance(audio, bytes) else encode_pcm16(audio)
+        if len(pcm) % 2:
+            raise ValueError("PCM16 audio has to be a whole number of 2-byte samples.")
+        for start in range(0, len(pcm), _MAX_APPEND_BYTES):
+            await self._send(Append(pcm[start : start + _MAX_APPEND_BYTES]))
+
+    async def end(self) -> None:
+        """End the utterance; its `UtteranceDone` follows. Raises: `ConnectionLost`."""
+        self._finals_owed += 1
+        self._end_sent = True
+        await self._send(Commit(final=True))
+
+    def events(self) -> "Events":
+        """Iterate over `TextDelta`, `UtteranceDone` and `ErrorOccurred`, as they come.
+
+        Utterances are numbered from 0 in the order of their finals. Ends when the server closes
+        normally (1000) and owes nothing.
+
+        Raises: `ConnectionLost`, `ProtocolError`.
+        """
+        return Events(self)
+
+    @asynccontextmanager
+    async def transcribe(
+        self, audio: Iterable[Audio] | AsyncIterable[Audio], *, pace: float | None = None
+    ) -> AsyncGenerator["Utterance", None]:
+        """Send one utterance and give its text: deltas, then the one `UtteranceDone`.
+
+        `pace` is the speed in multiples of that of speech: 1.0 sends each piece when its last
+        sample would have been spoken, `None` sends as fast as the server takes it.
+
+        Used as `async with session.transcribe(...) as events: async for event in events: ...`.
+
+        Raises: `ServerError`, `ModelUnknown`, `ConnectionLost`, `ProtocolError`, and whatever
+        `audio` raises.
+        """
+        try:
+            # Ends with the body: after the final the feeder is done, before it is cancelled.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._feed, audio, pace)
+                yield Utterance(self)
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # The nursery is this method's own affair: one error is raised as itself.
+            if len(group.exceptions) > 1:
+                raise
+            error = group.exceptions[0]
+            raise error from error.__cause__
+
+    async def _feed(
+        self, audio: Iterable[Audio] | AsyncIterable[Audio], pace: float | None
+    ) -> None:
+        start, sent_samples = trio.current_time(), 0
+        try:
+            await self.begin()
+            async with aclosing(_each(audio)) as pieces:
+                async for piece in pieces:
+                    sent_samples += len(piece) // 2 if isinstance(piece, bytes) else len(piece)
+                    if pace is not None:
+                        await trio.sleep_until(start + sent_samples / SAMPLE_RATE / pace)
+                    await self.append(piece)
+            await self.end()
+        except ConnectionLost:
+            # The reader knows better: an error event that explains the close may be waiting.
+            # Only a server that is open and does not read is nobody else's to report.
+            if self._ws.closed is None:
+                raise
+
+    async def _send(self, event: ClientEvent) -> None:
+        message = vllm.encode_client(event).decode()
+        try:
+            with trio.fail_after(self._send_timeout_s):
+                await self._ws.send_message(message)
+        except ConnectionClosed as closed:
+            raise _lost(closed) from None
+        except trio.TooSlowError:
+            raise ConnectionLost(
+                f"The server has read nothing for {self._send_timeout_s:g} s. It is overloaded"
+                " or stuck: try again, and look at its log if that does not help.",
+                code=1006,
+            ) from None
+
+    async def _receive(self) -> str | bytes:
+        """The next message. Raises: `ConnectionClosed`, `ConnectionLost`."""
+        deadline = trio.current_time() + self._final_timeout_s
+        while True:
+            with trio.move_on_after(min(_PING_AFTER_S, self._final_timeout_s)):
+                return await self._ws.get_message()
+            with trio.move_on_after(_PONG_WITHIN_S) as pong:
+                await self._ws.ping()
+            if pong.cancelled_caught:
+                raise ConnectionLost(
+                    f"The server has not answered a ping for {_PONG_WITHIN_S:g} s."
+                    " The network or the server is gone: connect again.",
+                    code=1006,
+                )
+            if not self._finals_owed:
+                deadline = trio.current_time() + self._final_timeout_s
+            elif trio.current_time() >= deadline:
+                raise ConnectionLost(
+                    f"The final text has not come within {self._final_timeout_s:g} s. The server"
+                    " answers pings but its engine seems stuck: look at its log.",
+                    code=1006,
+                )
+
+    async def _next(self) -> ServerEvent | None:
+        """The next event that says something, or `None` after a normal close."""
+        while True:
+            try:
+                message = await self._receive()
+            except ConnectionClosed as closed:
+                lost = _lost(closed)
+                if lost.code == 1000 and not self._finals_owed:
+                    return None
+                raise lost from None
+            event = self._take(_decode(message))
+            if event is not None:
+                return event
+
+    def _take(self, event: ServerEvent | None) -> ServerEvent | None:
+        """Number an event, or drop one that says nothing."""
+        match event:
+            case TextDelta(text=""):
+                # vLLM sends one for every frame, text or none.
+                return None
+            case TextDelta():
+                return msgspec.structs.replace(event, utterance=self._utterance)
+            case UtteranceDone():
+                done = msgspec.structs.replace(event, utterance=self._utterance)
+                self._utterance += 1
+                self._finals_owed = max(0, self._finals_owed - 1)
+                return done
+            case ErrorOccurred():
+                return event
+        return None
+
+
+class Events:
+    """What `Session.events` returns: no generator, so leaving it early needs no closing."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __aiter__(self) -> "Events":
+        return self
+
+    async def __anext__(self) -> ServerEvent:
+        event = await self._session._next()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+
+class Utterance:
+    """What `Session.transcribe` gives: the events of one utterance, errors as exceptions."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._ended = False
+        self._ended_early = False
+
+    def __aiter__(self) -> "Utterance":
+        return self
+
+    async def __anext__(self) -> TextDelta | UtteranceDone:
+        if self._ended_early:
+            raise _ended_early()
+        event = None if self._ended else await self._session._next()
+        match event:
+            case TextDelta():
+                return event
+            case UtteranceDone():
+                self._ended = True
+                self._ended_early = not self._session._end_sent
+                return event
+            case ErrorOccurred():
+                raise error_from(event)
+        if self._ended:
+            raise StopAsyncIteration
+        raise _lost(ConnectionClosed(self._session._ws.closed))
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    model: str = "",
+    api_key: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    connect_timeout_s: float = 10.0,
+    send_timeout_s: float = 60.0,
+    final_timeout_s: float = 120.0,
+) -> AsyncGenerator[Session, None]:
+    """Open a session with the server at `url` (see `realtime_url`) and choose its `model`.
+
+    The empty `model` is the one that is served. A model that is not served is reported by the
+    first utterance, since this dialect confirms no choice. `ssl_context` is for `wss` with a
+    certificate authority of your own. `final_timeout_s` bounds the silence, not the whole wait,
+    of a server that owes a final.
+
+    Raises: `InvalidUrl`, `NotReachable`, `Unauthorised`, `Unavailable`, `Refused`,
+    `ServerError`, `ConnectionLost`, `ProtocolError`.
+    """
+    address = realtime_url(url)
+    if ssl_context is not None and not address.startswith("wss:"):
+        raise InvalidUrl("A TLS context was given for an address without TLS. Expected wss://.")
+    try:
+        # Bounds what is left to do after the body: trio-websocket's own reader goes on until
+        # the server closes TCP, which one that is gone never does.
+        with trio.CancelScope() as scope:
+            async with open_websocket_url(
+                address,
+                ssl_context,
+                extra_headers=_authorisation(api_key),
+                connect_timeout=connect_timeout_s,
+                message_queue_size=EVENTS_WAITING,
+                max_message_size=MAX_MESSAGE_BYTES,
+            ) as ws:
+                try:
+                    session_id = await _greeting(ws, connect_timeout_s)
+                    session = Session(
+                        ws,
+                        session_id,
+                        send_timeout_s=send_timeout_s,
+                        final_timeout_s=final_timeout_s,
+                    )
+                    await session._send(Configure(model))
+                    yield session
+                finally:
+                    with trio.move_on_after(_CLOSE_WITHIN_S, shield=True):
+                        await ws.aclose()
+                    scope.deadline = trio.current_time() + _CLOSE_WITHIN_S
+    except HandshakeError as error:
+        _raise_unopened(error, address, connect_timeout_s)
+
+
+def error_from(event: ErrorOccurred) -> ServerError:
+    """The exception that says what an error event says."""
+    said = _one_line(event.message)
+    if event.code == ModelNotFound.code:
+        return ModelUnknown(
+            f"The model is not served here: {said} Leave the model out to use the served one.",
+            code=event.code,
+        )
+    return ServerError(f"The server reported an error ({event.code}): {said}", code=event.code)
+
+
+def _ended_early() -> ServerError:
+    # vLLM's own server does this when a request reaches the length limit of the model.
+    return ServerError(
+        "The server ended the utterance before the audio did; the text is not complete."
+        " Send shorter utterances, or serve with a larger max-model-len.",
+        code="ended_early",
+    )
+
+
+# --- below the session -------------------------------------------------------------------
+
+
+def _authorisation(api_key: str | None) -> list[tuple[bytes, bytes]]:
+    if not api_key:
+        return []
+    if not re.fullmatch(r"[\x21-\x7e]+", api_key):
+        raise Unauthorised(
+            "The API key holds characters that no HTTP header can carry. Expected printable"
+            " ASCII without spaces: check for a stray newline.",
+            status=401,
+        )
+    return [(b"Authorization", b"Bearer " + api_key.encode("ascii"))]
+
+
+async def _greeting(ws: WebSocketConnection, timeout_s: float) -> str:
+    """Wait for `session.created` and return the session's id."""
+    try:
+        with trio.fail_after(timeout_s):
+            event = _decode(await ws.get_message())
+    except ConnectionClosed as closed:
+        raise _lost(closed) from None
+    except trio.TooSlowError:
+        raise NotReachable(
+            f"The server accepted the connection but has said nothing for {timeout_s:g} s."
+            " Expected session.created: is this a realtime transcription server?"
+        ) from None
+    if isinstance(event, ErrorOccurred):
+        raise error_from(event)
+    if not isinstance(event, SessionCreated):
+        raise ProtocolError(
+            "The server's first message was not session.created."
+            " Expected vLLM's realtime dialect: check the path of the URL."
+        )
+    return event.id
+
+
+def _decode(message: str | bytes) -> ServerEvent | None:
+    try:
+        return vllm.decode_server(message)
+    except WireError as error:
+        raise ProtocolError(error.message) from error
+
+
+def _lost(closed: ConnectionClosed) -> ConnectionLost:
+    code = closed.reason.code if closed.reason else 1006
+    reason = closed.reason.reason if closed.reason else None
+    said = f", saying: {_one_line(reason)}" if reason else "."
+    advice = " Connect again, and look at the server's log if that does not help."
+    if code == 1006:
+        message = "The connection broke without a close frame." + advice
+    else:
+        message = f"The server closed the connection with code {code}{said}" + (
+            advice if said == "." else ""
+        )
+    return ConnectionLost(message, code=code, reason=reason)
+
+
+def _raise_unopened(error: HandshakeError, url: str, timeout_s: float) -> NoReturn:
+    shown = _without_query(url)
+    if isinstance(error, ConnectionRejected):
+        raise _rejected(error, shown) from None
+    if isinstance(error, ConnectionTimeout):
+        raise NotReachable(
+            f"No WebSocket answer from {shown} within {timeout_s:g} s."
+            " Check the address, the port, and ws:// against wss://."
+        ) from None
+    raise NotReachable(
+        f"Nothing answers at {shown}: {_why(error.__cause__)}."
+        " Is the daemon running? Start it with: realtimed serve"
+    ) from None
+
+
+def _why(error: BaseException | None) -> str:
+    """The system's words for a failed connection; Trio puts them beneath its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            # Trio puts the address into `strerror`; name resolution has numbers below zero.
+            known = error.errno is not None and error.errno > 0
+            return os.strerror(error.errno) if known else _one_line(error.strerror)
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = inner or error.__cause__
+    return "no connection"
+
+
+def _rejected(error: ConnectionRejected, shown: str) -> Refused:
+    status, said = error.status_code, _said(error.body)
+    if status in (401, 403):
+        return Unauthorised(
+            f"The server refused the connection with HTTP {status}{said}."
+            " Expected a valid API key and a path that is served.",
+            status=status,
+        )
+    if status in (429, 503):
+        retry_after_s = _retry_after_s(error)
+        when = "later" if retry_after_s is None else f"in {retry_after_s} s"
+        return Unavailable(
+            f"The server is not available now (HTTP {status}){said}. Try again {when}.",
+            status=status,
+            retry_after_s=retry_after_s,
+        )
+    return Refused(
+        f"The server refused the connection with HTTP {status}{said}."
+        f" Expected a WebSocket at {shown}: check the path of the URL.",
+        status=status,
+    )
+
+
+def _retry_after_s(error: ConnectionRejected) -> int | None:
+    for name, value in error.headers:
+        if name.lower() == b"retry-after" and re.fullmatch(rb"[0-9]{1,9}", value.strip()):
+            return int(value)
+    return None
+
+
+class _Body(msgspec.Struct):
+    """The JSON bodies of refusals: `{"error": {"message": ...}}` and flatter ones."""
+
+    error: str | dict[str, object] | None = None
+    message: str | None = None
+
+
+def _said(body: bytes | None) -> str:
+    """What the body of a refusal says, as the tail of a sentence; empty for HTML and the like."""
+    try:
+        parsed = msgspec.json.decode(body or b"", type=_Body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return ""
+    inner = parsed.error.get("message") if isinstance(parsed.error, dict) else parsed.error
+    text = inner or parsed.message
+    return f": {_one_line(text).rstrip('.')}" if isinstance(text, str) else ""
+
+
+def _one_line(text: str, limit: int = 300) -> str:
+    """`text` without line breaks and control characters, for a terminal and a log."""
+    plain = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(plain.split())[:limit]
+
+
+async def _each(audio: Iterable[Audio] | AsyncIterable[Audio]) -> AsyncGenerator[Audio, None]:
+    if isinstance(audio, AsyncIterable):
+        async for piece in audio:
+            yield piece
+    else:
+        for piece in audio:
+            yield piece

@@ -1,0 +1,286 @@
+"""Settings: what they are, what bounds them, and how a file, the environment and flags merge.
+
+A TOML file is overridden by the environment, the environment by flags. Each value keeps its
+source until it is checked, so that a mistake is reported where it was made, in one line, with
+the nearest key that exists. The tables are `limits` (below) and `engine` (vLLM's own engine
+arguments, passed through unchanged: only the engine room can tell which ones exist):
+
+    file         [limits] ring_s = 30     [engine] max_model_len = 8192
+    environment  REALTIMED_LIMITS_RING_S  REALTIMED_ENGINE_MAX_MODEL_LEN
+    flags        --limits.ring-s 30       --engine.max-model-len 8192
+"""
+
+import difflib
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from realtimed.errors import ConfigError
+
+CONFIG_VARIABLE: Final = "REALTIMED_CONFIG"
+"""The environment variable that names the TOML file."""
+
+_PREFIX: Final = "REALTIMED_"
+# Ours, but no settings: the second is how engine processes know which daemon they belong to.
+_NOT_SETTINGS: Final = frozenset({CONFIG_VARIABLE, "REALTIMED_ENGINE_PARENT"})
+_TABLES: Final = ("limits", "engine")
+_LONGEST_SHOWN: Final = 60
+
+# Bounded above as well: an infinite or absurd wait is a deadline that does not exist.
+_Seconds = Annotated[float, Meta(gt=0, le=1e7)]
+_Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Every bound on time and memory. `_s` is seconds, `_bytes` bytes, all else a count."""
+
+    ring_s: Annotated[_Seconds, Meta(description="audio kept a session until recognised")] = 30.0
+    overflow_s: Annotated[
+        _Seconds, Meta(description="how long that audio may stay full before the session ends")
+    ] = 10.0
+    message_bytes: Annotated[
+        int, Meta(ge=1, le=2**30, description="the largest WebSocket message accepted")
+    ] = 16 * 2**20
+    pending_utterances: Annotated[
+        _Count, Meta(description="utterances of one session that wait to be recognised")
+    ] = 32
+    outbox_events: Annotated[
+        _Count, Meta(description="events of one session that wait to be sent")
+    ] = 256
+    connections: Annotated[_Count, Meta(description="open TCP connections, upgraded or not")] = 1024
+    handshake_s: Annotated[
+        _Seconds, Meta(description="from accepted connection to finished upgrade")
+    ] = 10.0
+    idle_s: Annotated[_Seconds, Meta(description="without any message from the client")] = 600.0
+    slow_reader_s: Annotated[
+        _Seconds, Meta(description="one event may take to be sent before the client is dropped")
+    ] = 20.0
+    stall_s: Annotated[_Seconds, Meta(description="the engine may take to answer one frame")] = 30.0
+    close_s: Annotated[_Seconds, Meta(description="the closing handshake may take")] = 5.0
+    drain_s: Annotated[
+        _Seconds, Meta(description="sessions have to finish when the daemon stops")
+    ] = 30.0
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `realtimed serve` runs with."""
+
+    model: Annotated[
+        str | None,
+        Meta(min_length=1, description="model to serve: a name or a directory (default: bundled)"),
+    ] = None
+    served_model_name: Annotated[
+        tuple[str, ...], Meta(description="names that clients may ask for (default: the model's)")
+    ] = ()
+    host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    ] = 8000
+    max_sessions: Annotated[
+        _Count | None, Meta(description="sessions at once (default: the engine's max_num_seqs)")
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least severe shown")
+    ] = "info"
+    log_format: Annotated[
+        Literal["console", "json"], Meta(description="for people or for machines")
+    ] = "console"
+    limits: Limits = Limits()
+    engine: dict[str, object] = {}
+    """vLLM engine arguments in snake_case. From a file they have TOML's types; from the
+    environment and flags they are strings, lists of strings, True or False."""
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One setting, apart from the open `engine` table."""
+
+    key: str
+    """As in an override: `port`, `limits.ring_s`."""
+    type: object
+    default: object
+    description: str
+
+
+class _Given(msgspec.Struct, frozen=True):
+    key: str
+    value: object
+    spelled: str
+    """The key as it was written there: `REALTIMED_PORT`, `--port`."""
+    source: str
+    typed: bool = False
+    """Whether the source has types of its own, as TOML has; elsewhere all is text."""
+
+
+def load(
+    argv_overrides: Mapping[str, object], config_file: Path | None, environ: Mapping[str, str]
+) -> Settings:
+    """Merge the file, the environment and the flags into checked settings.
+
+    `argv_overrides` maps keys (`port`, `limits.ring_s`, `engine.max_model_len`) to values.
+    Without a `config_file`, the one that REALTIMED_CONFIG names is read, if it names one.
+
+    Raises: `ConfigError`, in one line, for a file that cannot be read or parsed, an unknown
+    key, and a value of the wrong type or out of range.
+    """
+    if config_file is None and environ.get(CONFIG_VARIABLE):
+        config_file = Path(environ[CONFIG_VARIABLE])
+    values: dict[str, object] = {}
+    if config_file is not None:
+        values |= {given.key: _checked(given) for given in _from_file(config_file)}
+    values |= {given.key: _checked(given) for given in _from_environment(environ)}
+    values |= {given.key: _checked(given) for given in _from_flags(argv_overrides)}
+    return _settings(values)
+
+
+def options() -> Mapping[str, Option]:
+    """Every known setting by its key, in the order in which they are declared."""
+    return _OPTIONS
+
+
+def flag_name(key: str) -> str:
+    """`limits.ring_s` as a flag: `--limits.ring-s`."""
+    return "--" + key.replace("_", "-")
+
+
+def unknown_key(spelled: str, source: str, known: list[str], hint: str = "") -> ConfigError:
+    """The error for a key that does not exist, naming the nearest one of `known`."""
+    (nearest,) = difflib.get_close_matches(spelled, known, n=1, cutoff=0.0)
+    return ConfigError(f"{shown(spelled)}: unknown {source}; did you mean {nearest}?{hint}")
+
+
+def shown(text: str) -> str:
+    """`text` on one line of bounded length, control characters escaped."""
+    capped = text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in capped)
+
+
+# --- the three sources -------------------------------------------------------------------
+
+
+def _from_file(path: Path) -> Iterator[_Given]:
+    source = f"in {shown(str(path))}"
+    for key, value in _read(path).items():
+        if key not in _TABLES:
+            yield _Given(_snake(key), value, key, source, typed=True)
+        elif isinstance(value, dict):
+            for inner, inner_value in value.items():
+                spelled = f"{key}.{inner}"
+                yield _Given(_snake(spelled), inner_value, spelled, source, typed=True)
+        else:
+            raise ConfigError(f"{key}: expected a table, [{key}], got {_got(value)}; {source}")
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror or "it cannot be opened"
+        raise ConfigError(f"Cannot read the settings in {shown(str(path))}: {reason}") from error
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{shown(str(path))} is not valid TOML: {reason}") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
+    """An empty variable is one that is not set, as with most daemons."""
+    for name, text in environ.items():
+        if not name.startswith(_PREFIX) or name in _NOT_SETTINGS or not text:
+            continue
+        key = _snake(name.removeprefix(_PREFIX).lower())
+        for table in _TABLES:
+            if key.startswith(f"{table}_"):
+                key = f"{table}.{key.removeprefix(f'{table}_')}"
+        value: object = text.split(",") if key == "served_model_name" else text
+        yield _Given(key, value, name, "in the environment")
+
+
+def _from_flags(overrides: Mapping[str, object]) -> Iterator[_Given]:
+    for key, value in overrides.items():
+        yield _Given(_snake(key), value, flag_name(key), "on the command line")
+
+
+def _snake(key: str) -> str:
+    return key.replace("-", "_")
+
+
+# --- checking ----------------------------------------------------------------------------
+
+
+def _checked(given: _Given) -> object:
+    """The value in its setting's type."""
+    if given.key.startswith("engine."):
+        return given.value if given.typed else _flag_value(given.value)
+    option = _OPTIONS.get(given.key)
+    if option is None:
+        raise _unknown(given)
+    try:
+        return msgspec.convert(given.value, option.type, strict=given.typed)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"{shown(given.spelled)}: expected {_expected(option, error)}, "
+            f"got {_got(given.value)}; {given.source}"
+        ) from error
+
+
+def _flag_value(value: object) -> object:
+    """vLLM's switches take no value on a command line, so true and false become booleans."""
+    words = {"true": True, "false": False}
+    return words.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _unknown(given: _Given) -> ConfigError:
+    spell = {"in the environment": _variable, "on the command line": flag_name}
+    known = [spell.get(given.source, str)(key) for key in _OPTIONS]
+    hint = "" if "." in given.key else " vLLM's own arguments go under engine."
+    return unknown_key(given.spelled, given.source, known, hint)
+
+
+def _variable(key: str) -> str:
+    return _PREFIX + key.replace(".", "_").upper()
+
+
+def _expected(option: Option, error: msgspec.ValidationError) -> str:
+    """What a setting takes, in msgspec's words less its position and the type it got."""
+    if choices := [arg for arg in _arguments(option.type) if isinstance(arg, str)]:
+        return "one of " + ", ".join(choices)
+    message = str(error).partition(" - at ")[0].partition(", got ")[0]
+    return message.removeprefix("Expected ").replace("`", "")
+
+
+def _arguments(annotation: object) -> tuple[object, ...]:
+    inner = typing.get_args(annotation)[0] if typing.get_args(annotation) else annotation
+    return typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
+
+
+def _got(value: object) -> str:
+    return shown(msgspec.json.encode(value, enc_hook=str).decode())
+
+
+def _settings(values: Mapping[str, object]) -> Settings:
+    tables: dict[str, dict[str, object]] = {name: {} for name in _TABLES}
+    top: dict[str, typing.Any] = {}
+    for key, value in values.items():
+        table, dot, inner = key.partition(".")
+        (tables[table] if dot else top)[inner if dot else key] = value
+    limits: dict[str, typing.Any] = tables["limits"]
+    return Settings(**top, limits=Limits(**limits), engine=tables["engine"])
+
+
+def _options(struct: type[msgspec.Struct], prefix: str) -> Iterator[Option]:
+    hints = typing.get_type_hints(struct, include_extras=True)
+    for info in msgspec.structs.fields(struct):
+        if info.name in _TABLES:
+            continue
+        metas = [arg for arg in typing.get_args(hints[info.name]) if isinstance(arg, Meta)]
+        description = next((meta.description for meta in metas if meta.description), "")
+        yield Option(prefix + info.name, hints[info.name], info.default, description)
+
+
+_OPTIONS: Final[Mapping[str, Option]] = {
+    option.key: option for option in (*_options(Settings, ""), *_options(Limits, "limits."))
+}

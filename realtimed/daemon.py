@@ -1,0 +1,208 @@
+"""The daemon: its nursery tree, its signals, and the order in which it starts and stops."""
+
+import errno
+import logging
+import signal
+from dataclasses import dataclass, field
+
+import numpy as np
+import trio
+
+from realtimed import demo
+from realtimed.config import Settings
+from realtimed.engine.args import BUNDLED_ARGS
+from realtimed.engine.core import Engine, EngineSpec
+from realtimed.engine.spec import ModelInfo
+from realtimed.errors import EngineStartError, RealtimedError, StartError, WireError
+from realtimed.server.listener import Server, State
+from realtimed.transcription.buffer import AudioBuffer
+from realtimed.transcription.transcriber import Listener, Transcriber
+from realtimed.transcription.utterance import Utterance
+from realtimed.wire.events import Usage
+
+log = logging.getLogger("realtimed.daemon")
+
+_PROGRESS_S = 5.0
+_ENGINE_STOP_S = 10.0
+
+
+@dataclass(slots=True)
+class Daemon:
+    """One listener, one engine, and the sessions between them."""
+
+    settings: Settings
+    engine: Engine = field(init=False)
+    server: Server = field(init=False)
+    ready: trio.Event = field(init=False, default_factory=trio.Event)
+    """Set once a real inference has come back."""
+    port: int = field(init=False, default=0)
+    _stop: trio.Event = field(init=False, default_factory=trio.Event)
+    _engine_gone: trio.Event = field(init=False, default_factory=trio.Event)
+    _failure: RealtimedError | None = field(init=False, default=None)
+    _phase: str = field(init=False, default="")
+    _phase_began: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self.engine = Engine(_spec(self.settings))
+        self.server = Server(self.engine, self.settings.limits)
+
+    def stop(self) -> None:
+        """Drain and end; `run` returns."""
+        self._stop.set()
+
+    async def run(self, *, on_signal: bool = True) -> int:
+        """Serve until stopped; the exit code of the process: 0 for a clean stop only.
+
+        Raises: `StartError` if the daemon cannot start, `EngineDeadError` if the engine died.
+        """
+        listeners = await self._listen()
+        # Ends when the engine is gone and the sessions are drained, or at a second signal.
+        async with trio.open_nursery() as nursery:
+            if on_signal:
+                nursery.start_soon(self._watch_signals, nursery.cancel_scope)
+            await nursery.start(self.server.serve, listeners)
+            nursery.start_soon(self._run_engine)
+            await self._stop.wait()
+            await self._drain()
+            nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+        if not self._engine_gone.is_set():
+            log.warning("stopped at once")
+            return 1
+        log.info("stopped")
+        return 0
+
+    # --- start ----------------------------------------------------------------------------
+
+    async def _listen(self) -> list[trio.SocketListener]:
+        host, port = self.settings.host, self.settings.port
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        except OSError as error:
+            reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror
+            raise StartError(
+                f"Cannot listen on {host}:{port}: {reason}. Choose another with --host or --port."
+            ) from error
+        self.port = int(listeners[0].socket.getsockname()[1])
+        log.info("listening on ws://%s:%d/v1/realtime, not ready yet", host, self.port)
+        return listeners
+
+    async def _run_engine(self) -> None:
+        try:
+            # Ends with the engine: stopped, dead, or never started.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._report_progress)
+                nursery.start_soon(self._warm_up, await nursery.start(self._engine_task))
+        except* StartError as group:
+            if not self._stop.is_set():
+                self._failure = _first(group)
+        finally:
+            self._engine_gone.set()
+            self._stop.set()
+
+    async def _engine_task(
+        self, *, task_status: trio.TaskStatus[ModelInfo] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        await self.engine.run(self._progress, task_status=task_status)
+
+    def _progress(self, phase: str) -> None:
+        self._phase, self._phase_began = phase, trio.current_time()
+        log.info("loading: %s", phase)
+
+    async def _report_progress(self) -> None:
+        while not self.ready.is_set() and not self._stop.is_set():
+            with trio.move_on_after(_PROGRESS_S):
+                await self.ready.wait()
+            if not self.ready.is_set() and not self._stop.is_set():
+                seconds = trio.current_time() - self._phase_began
+                log.info("loading: %s, %.0f s so far", self._phase, seconds)
+
+    async def _warm_up(self, info: ModelInfo) -> None:
+        """Recognise one second of silence, then open for business."""
+        self._progress("first inference")
+        await _recognise_silence(self.engine, self.settings.limits.stall_s)
+        self.server.max_sessions = min(
+            self.settings.max_sessions or info.max_num_seqs, info.max_num_seqs
+        )
+        if self._stop.is_set():
+            return
+        self.server.state = State.READY
+        self.ready.set()
+        log.info(
+            "ready: %s on ws://%s:%d/v1/realtime, %d sessions at once",
+            ", ".join(info.served_names),
+            self.settings.host,
+            self.port,
+            self.server.max_sessions,
+        )
+
+    # --- stop -----------------------------------------------------------------------------
+
+    async def _watch_signals(self, scope: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                if self._stop.is_set():
+                    log.warning("%s again: stopping at once", signal.Signals(number).name)
+                    self.engine.kill()
+                    scope.cancel()
+                    return
+                log.info("%s: draining", signal.Signals(number).name)
+                self._stop.set()
+
+    async def _drain(self) -> None:
+        limits = self.settings.limits
+        with trio.move_on_after(limits.drain_s) as scope:
+            await self.server.drain()
+        if scope.cancelled_caught:
+            log.warning("drain: %g s were not enough, dropping sessions", limits.drain_s)
+        self.engine.stop()
+        with trio.move_on_after(_ENGINE_STOP_S):
+            await self._engine_gone.wait()
+
+
+async def _recognise_silence(engine: Engine, stall_s: float) -> None:
+    """One second of silence through the path that every utterance takes."""
+    buffer = AudioBuffer(engine.info.geometry.sample_rate, stall_s)
+    buffer.append(np.zeros(engine.info.geometry.sample_rate, np.float32))
+    failures: list[WireError] = []
+    listener = Listener(_ignore_text, _ignore_usage, lambda _, error: failures.append(error))
+    send, receive = trio.open_memory_channel[Utterance](1)
+    send.send_nowait(Utterance(0, 0, buffer.ring.end))
+    send.close()
+    try:
+        await Transcriber(engine, buffer, listener, stall_s).run(receive)
+    except WireError as error:
+        failures.append(error)
+    if failures:
+        raise EngineStartError(f"The first inference failed: {failures[0].message}")
+
+
+def _ignore_text(_utterance: int, _text: str) -> None:
+    """Silence has no text worth keeping."""
+
+
+def _ignore_usage(_utterance: int, _usage: Usage) -> None:
+    """Nobody is charged for the warm-up."""
+
+
+def _spec(settings: Settings) -> EngineSpec:
+    bundled = settings.model is None
+    if bundled:
+        log.info(
+            "serving the bundled demonstration model (50 English words); for a real one: "
+            "realtimed serve mistralai/Voxtral-Mini-4B-Realtime-2602"
+        )
+    return EngineSpec(
+        model=str(demo.MODEL_DIR) if bundled else str(settings.model),
+        served_names=tuple(settings.served_model_name) or ((demo.NAME,) if bundled else ()),
+        engine={**BUNDLED_ARGS, **settings.engine} if bundled else dict(settings.engine),
+        log_level=settings.log_level,
+    )
+
+
+def _first(group: BaseExceptionGroup[StartError]) -> StartError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+

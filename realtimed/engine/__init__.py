@@ -1,0 +1,1 @@
+"""The vLLM engine core as this daemon drives it: the only room that imports vLLM, and lazily."""

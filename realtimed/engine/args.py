@@ -1,0 +1,139 @@
+"""vLLM's engine arguments, passed through unchanged and checked by vLLM's own parser."""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from realtimed.errors import ConfigError, EngineStartError
+
+_MISTRAL_FILES = ("params.json", "tekken.json")
+_MISTRAL_ARGS = {"tokenizer_mode": "mistral", "config_format": "mistral", "load_format": "mistral"}
+
+BUNDLED_ARGS: Mapping[str, object] = {
+    "enforce_eager": True,
+    "max_model_len": 16384,
+    "max_num_seqs": 32,
+    "kv_cache_memory_bytes": 2**28,
+}
+"""What the bundled model is served with unless told otherwise: a quarter GiB holds its KV."""
+
+
+def is_mistral_format(model: str) -> bool:
+    """Whether `model` is a directory in Mistral's format, which vLLM must be told."""
+    return all(Path(model, name).is_file() for name in _MISTRAL_FILES)
+
+
+def to_argv(engine: Mapping[str, object]) -> list[str]:
+    """Spell a table of engine arguments as vLLM's command line.
+
+    True is a bare flag, False its `--no-` form, a list several values, a table JSON.
+    """
+    argv: list[str] = []
+    for key, value in engine.items():
+        flag = key.replace("_", "-")
+        match value:
+            case True:
+                argv.append(f"--{flag}")
+            case False:
+                argv.append(f"--no-{flag}")
+            case Mapping():
+                argv += [f"--{flag}", json.dumps(value)]
+            case list() | tuple():
+                argv += [f"--{flag}", *(str(item) for item in value)]
+            case _:
+                argv += [f"--{flag}", str(value)]
+    return argv
+
+
+def engine_args(model: str, served_names: tuple[str, ...], engine: Mapping[str, object]) -> Any:
+    """Build vLLM's `AsyncEngineArgs`.
+
+    Raises: `ConfigError` for an argument vLLM does not know or cannot parse.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> Any:
+            raise ConfigError(f"Engine argument: {' '.join(message.split())}")
+
+    parser = AsyncEngineArgs.add_cli_args(Parser(prog="realtimed serve", add_help=False))
+    _check_known(engine, parser)
+    table = dict(_MISTRAL_ARGS if is_mistral_format(model) else {})
+    table.update(engine)
+    argv = ["--model", model, *to_argv(table)]
+    if served_names:
+        argv += ["--served-model-name", *served_names]
+    return AsyncEngineArgs.from_cli_args(parser.parse_args(argv))
+
+
+def _check_known(engine: Mapping[str, object], parser: Any) -> None:
+    known = {
+        option[2:].replace("-", "_") for option in parser._option_string_actions if "--" in option
+    }
+    for key in engine:
+        if key in ("model", "served_model_name"):
+            raise ConfigError(f"engine.{key}: set this at the top level, not under engine.")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see vLLM's engine arguments."
+            raise ConfigError(f"engine.{key}: vLLM has no such engine argument; {hint}")
+
+
+def create_config(args: Any) -> Any:
+    """Resolve engine arguments into a `VllmConfig`.
+
+    Raises: `EngineStartError` with vLLM's own reason, in one line.
+    """
+    from vllm.usage.usage_lib import UsageContext
+
+    try:
+        return args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    except Exception as error:
+        raise EngineStartError(f"vLLM refused the model or its settings: {one_line(error)}") from (
+            error
+        )
+
+
+def one_line(error: BaseException, limit: int = 400) -> str:
+    """An exception's text as one line of at most `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def prepare_environment(log_level: str) -> None:
+    """Set what vLLM reads from the environment, before vLLM is imported.
+
+    Whatever the operator has set stays. Engine processes are spawned, never forked: the daemon
+    has threads, and a fork would copy their locks.
+    """
+    os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "DEBUG" if log_level == "debug" else "ERROR")
+    if log_level != "debug":
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+    _allow_plugin()
+
+
+_QUIET = {
+    "PYTHONWARNINGS": "ignore",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TORCH_LOGS": "-all",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Keeps the libraries under vLLM from talking over the daemon's own log."""
+
+
+def _allow_plugin() -> None:
+    """Keep the lifeline loaded where VLLM_PLUGINS is an allow-list."""
+    from realtimed.engine.lifeline import DAEMON_VARIABLE, PLUGIN_NAME
+
+    os.environ[DAEMON_VARIABLE] = str(os.getpid())
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and PLUGIN_NAME not in allowed.split(","):
+        os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [allowed, PLUGIN_NAME]))

@@ -1,0 +1,48 @@
+"""What the rest of the house needs to know of a loaded model, in plain values."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StreamGeometry:
+    """Frame arithmetic of a Voxtral Realtime model, in samples at `sample_rate` (Hz).
+
+    Source: mistral_common's `AudioConfig` of the loaded tokenizer. One token covers
+    `samples_per_token`. A frame also carries `look_back` samples before it and `look_ahead`
+    after it. A segment's audio is preceded by `left_pad` and followed by `right_pad` samples
+    of silence; its first frame covers all of `prompt`, whose last `delay_tokens` tokens are
+    the model's transcription delay.
+    """
+
+    sample_rate: int
+    samples_per_token: int
+    look_ahead: int
+    look_back: int
+    left_pad: int
+    right_pad: int
+    delay_tokens: int
+    prompt: tuple[int, ...]
+
+    @property
+    def first_end(self) -> int:
+        """Where the first frame ends on the padded timeline, look-ahead not counted."""
+        return len(self.prompt) * self.samples_per_token
+
+    @property
+    def right_pad_tokens(self) -> int:
+        """Frames that the flush of a segment can take: its padding and a partial frame."""
+        return self.right_pad // self.samples_per_token + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A loaded model and the limits the engine really has, after its own fitting."""
+
+    model: str
+    served_names: tuple[str, ...]
+    architecture: str
+    geometry: StreamGeometry
+    max_model_len: int
+    max_num_seqs: int
+    max_chunk_tokens: int
+    """Tokens the engine samples for one frame: `realtime_max_tokens` of the model class."""

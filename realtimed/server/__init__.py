@@ -1,0 +1,1 @@
+"""WebSockets: listener, handshake, connection, outbox. Knows Trio; never vLLM."""

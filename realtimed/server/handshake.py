@@ -1,0 +1,154 @@
+"""The HTTP side of a connection: read the request head, refuse it or let it be upgraded.
+
+The head is parsed here, by h11, before any WebSocket code sees the connection: refusals are
+plain HTTP answers, and the upgrade that goes on is rewritten in canonical form, with several
+`Connection` headers merged into one (wsproto keeps only the last, and some clients send two).
+"""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+import h11
+import msgspec
+import trio
+
+from realtimed.errors import Refusal
+
+MAX_HEAD_BYTES = 16_384
+_CHUNK = 4_096
+_REASONS = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    426: "Upgrade Required",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A valid WebSocket upgrade request (RFC 6455 section 4.1)."""
+
+    path: str
+    query: dict[str, list[str]]
+    headers: tuple[tuple[bytes, bytes], ...]
+    subprotocols: tuple[str, ...]
+    rest: bytes
+    """Bytes that came after the head."""
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that lower-case name."""
+        for key, value in self.headers:
+            if key == name:
+                return value.decode("latin-1")
+        return None
+
+    def replay(self) -> bytes:
+        """The head in canonical form, and what came after it."""
+        target = self.path.encode()
+        lines = [b"GET " + target + b" HTTP/1.1"]
+        lines += [k + b": " + v for k, v in self.headers if k not in (b"connection", b"upgrade")]
+        lines += [b"upgrade: websocket", b"connection: Upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n" + self.rest
+
+
+async def read_upgrade(stream: trio.abc.Stream) -> Upgrade | None:
+    """Read one request head; `None` if the peer left before it was complete.
+
+    Raises: `Refusal` if it is not a WebSocket upgrade.
+    """
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    try:
+        while True:
+            event = parser.next_event()
+            if isinstance(event, h11.Request):
+                return _check(event, parser.trailing_data[0])
+            if event is not h11.NEED_DATA:
+                return None
+            data = await stream.receive_some(_CHUNK)
+            if not data:
+                return None
+            parser.receive_data(data)
+    except h11.RemoteProtocolError as error:
+        status = error.error_status_hint
+        message = "The HTTP request is malformed or its head is larger than 16 KiB."
+        raise Refusal(status if status in _REASONS else 400, "bad_request", message) from error
+
+
+def _check(request: h11.Request, rest: bytes) -> Upgrade:
+    headers = tuple((bytes(k), bytes(v)) for k, v in request.headers)
+    parts = urlsplit(request.target.decode("latin-1"))
+    upgrade = Upgrade(
+        path=parts.path,
+        query=parse_qs(parts.query, max_num_fields=100),
+        headers=headers,
+        subprotocols=_tokens(headers, b"sec-websocket-protocol"),
+        rest=rest,
+    )
+    if request.method != b"GET":
+        raise Refusal(405, "method_not_allowed", "Only WebSocket upgrades (GET) are served here.")
+    names = [token.lower() for token in _tokens(headers, b"upgrade")]
+    if "websocket" not in names:
+        raise Refusal(
+            426, "upgrade_required", "This is a WebSocket server: connect with ws:// or wss://."
+        )
+    connection = [token.lower() for token in _tokens(headers, b"connection")]
+    key = upgrade.header(b"sec-websocket-key")
+    if "upgrade" not in connection or not key or request.http_version != b"1.1":
+        raise Refusal(400, "bad_upgrade", "The WebSocket upgrade lacks a required header.")
+    if upgrade.header(b"sec-websocket-version") != "13":
+        raise Refusal(426, "bad_version", "Only WebSocket version 13 (RFC 6455) is spoken here.")
+    return upgrade
+
+
+def _tokens(headers: tuple[tuple[bytes, bytes], ...], name: bytes) -> tuple[str, ...]:
+    """All comma-separated tokens of every header of that name."""
+    values = (value.decode("latin-1").split(",") for key, value in headers if key == name)
+    return tuple(token.strip() for tokens in values for token in tokens if token.strip())
+
+
+def encode_refusal(refusal: Refusal) -> bytes:
+    """A complete HTTP/1.1 answer with a one-line JSON body, after which the server hangs up."""
+    body = msgspec.json.encode({"error": refusal.message, "code": refusal.code}) + b"\n"
+    lines = [
+        f"HTTP/1.1 {refusal.status} {_REASONS.get(refusal.status, 'Refused')}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "connection: close",
+    ]
+    if refusal.status == 426:
+        lines += ["upgrade: websocket", "sec-websocket-version: 13"]
+    if refusal.retry_after_s is not None:
+        lines.append(f"retry-after: {refusal.retry_after_s}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+class ReplayStream(trio.abc.Stream):
+    """A stream whose first bytes have been read already and are served again."""
+
+    def __init__(self, stream: trio.abc.Stream, first: bytes) -> None:
+        self._stream = stream
+        self._first = first
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """The replayed bytes, then whatever the stream brings."""
+        if not self._first:
+            return await self._stream.receive_some(max_bytes)
+        data, self._first = self._first[:max_bytes], self._first[len(self._first[:max_bytes]) :]
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send on the underlying stream."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """As the underlying stream's."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Close the underlying stream."""
+        await self._stream.aclose()

@@ -1,0 +1,183 @@
+"""Accepts connections, refuses what cannot be served, and keeps count of the sessions."""
+
+import logging
+from dataclasses import dataclass, field
+from enum import Enum
+from types import ModuleType
+
+import trio
+from trio_websocket import wrap_server_stream
+
+from realtimed.config import Limits
+from realtimed.engine.core import Engine
+from realtimed.errors import Refusal
+from realtimed.server.connection import Connection
+from realtimed.server.handshake import ReplayStream, Upgrade, encode_refusal, read_upgrade
+from realtimed.wire import vllm
+
+log = logging.getLogger("realtimed.server")
+
+_DIALECTS: dict[str, ModuleType] = {"/v1/realtime": vllm}
+_RECEIVE_BYTES = 65_536
+_LINGER_S = 1.0
+
+
+class State(Enum):
+    """What the daemon answers to an upgrade."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True)
+class Server:
+    """All connections of one daemon."""
+
+    engine: Engine
+    limits: Limits
+    max_sessions: int = 0
+    """Sessions at once; set when the engine has said what it can run."""
+    state: State = State.LOADING
+    sessions: set[Connection] = field(default_factory=set)
+    _reserved: int = 0
+    _connections: int = 0
+    _emptied: trio.Event = field(default_factory=trio.Event)
+
+    async def serve(
+        self,
+        listeners: list[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept until cancelled; cancelling drops the connections that are left."""
+        # Ends by cancellation only: trio.serve_listeners never returns.
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                trio.serve_listeners, self._connection, listeners
+            )
+            task_status.started()
+
+    async def drain(self) -> None:
+        """Refuse new sessions, finish the live ones, return when the last is gone.
+
+        The caller sets the deadline.
+        """
+        self.state = State.DRAINING
+        for connection in list(self.sessions):
+            connection.drain()
+        while self._reserved:
+            self._emptied = trio.Event()
+            await self._emptied.wait()
+
+    # --- one connection -------------------------------------------------------------------
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        self._connections += 1
+        try:
+            await self._answer(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer left; there is nobody to tell
+        except Exception:
+            # The root of this connection's task: a bug here must not end the other sessions.
+            log.exception("connection failed")
+        finally:
+            self._connections -= 1
+            with trio.CancelScope(shield=True), trio.move_on_after(_LINGER_S):
+                await stream.aclose()
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        upgrade: Upgrade | None = None
+        try:
+            with trio.move_on_after(self.limits.handshake_s):
+                self._check_capacity()
+                upgrade = await read_upgrade(stream)
+                if upgrade is not None:
+                    dialect = self._admit(upgrade)
+        except Refusal as refusal:
+            await self._refuse(stream, refusal)
+            return
+        if upgrade is None:
+            return
+        self._reserved += 1
+        try:
+            await self._session(stream, upgrade, dialect)
+        finally:
+            self._reserved -= 1
+            self._emptied.set()
+
+    def _check_capacity(self) -> None:
+        if self._connections > self.limits.connections:
+            raise Refusal(503, "too_many_connections", "Too many connections.", retry_after_s=5)
+
+    def _admit(self, upgrade: Upgrade) -> ModuleType:
+        """The dialect to speak.
+
+        Raises: `Refusal`, in the order in which a client can do something about it.
+        """
+        dialect = _DIALECTS.get(upgrade.path)
+        if dialect is None:
+            raise Refusal(
+                404, "not_found", f"No such path. Connect to {' or '.join(_DIALECTS)}."
+            )
+        if self.state is State.LOADING:
+            raise Refusal(503, "loading", "The model is still loading.", retry_after_s=10)
+        if self.state is State.DRAINING:
+            raise Refusal(503, "draining", "The daemon is stopping.", retry_after_s=30)
+        if self._reserved >= self.max_sessions:
+            raise Refusal(
+                503,
+                "full",
+                f"All {self.max_sessions} sessions are taken.",
+                retry_after_s=5,
+            )
+        return dialect
+
+    async def _refuse(self, stream: trio.SocketStream, refusal: Refusal) -> None:
+        log.info("refused", extra={"status": refusal.status, "code": refusal.code})
+        with trio.move_on_after(_LINGER_S):
+            await stream.send_all(encode_refusal(refusal))
+            await stream.send_eof()
+            # Closing with unread bytes makes the kernel reset the connection, and the answer
+            # would be lost with it; so read a little, within the linger.
+            while await stream.receive_some(_RECEIVE_BYTES):
+                pass
+
+    async def _session(
+        self, stream: trio.SocketStream, upgrade: Upgrade, dialect: ModuleType
+    ) -> None:
+        # Ends when the connection's run returns; its reader task is then cancelled.
+        async with trio.open_nursery() as nursery:
+            replay = ReplayStream(stream, upgrade.replay())
+            with trio.move_on_after(self.limits.handshake_s):
+                request = await wrap_server_stream(
+                    nursery,
+                    replay,
+                    max_message_size=self.limits.message_bytes,
+                    receive_buffer_size=_RECEIVE_BYTES,
+                )
+                offered = "realtime" in request.proposed_subprotocols
+                socket = await request.accept(subprotocol="realtime" if offered else None)
+                connection = Connection(socket, dialect, self.engine, self.limits)  # type: ignore[arg-type]
+                nursery.start_soon(self._run_connection, connection, nursery.cancel_scope)
+                return
+            nursery.cancel_scope.cancel()
+
+    async def _run_connection(self, connection: Connection, scope: trio.CancelScope) -> None:
+        self.sessions.add(connection)
+        log.info("session begins", extra={"session": connection.id})
+        try:
+            if self.state is State.DRAINING:
+                connection.drain()
+            await connection.run()
+        finally:
+            self.sessions.discard(connection)
+            log.info(
+                "session ends",
+                extra={
+                    "session": connection.id,
+                    "outcome": connection.outcome,
+                    "audio_s": round(connection.audio_seconds, 2),
+                },
+            )
+            scope.cancel()

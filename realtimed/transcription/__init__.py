@@ -1,0 +1,1 @@
+"""How audio becomes engine requests and tokens become text: framers, segments, the clock."""

@@ -1,0 +1,1 @@
+"""Dialects: bytes on the wire to and from the neutral events of `events`. Sans-IO."""

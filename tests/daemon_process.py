@@ -1,0 +1,135 @@
+"""A real `realtimed serve` as a child process of the tests, and what can be seen of it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+READY_S = 180.0
+STOP_S = 45.0
+
+
+class DaemonProcess:
+    """Starts `python -m realtimed serve --port 0 ...` and reads its log."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "realtimed", "serve", *_with_port(arguments)],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def port(self) -> int:
+        return int(self.wait_for(r"listening on ws://[^ ]*:(\d+)/")[1])
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, pattern: str, timeout_s: float = READY_S) -> re.Match[str]:
+        """The first log line, past or future, that matches."""
+        deadline = time.monotonic() + timeout_s
+        seen = 0
+        with self._news:
+            while True:
+                for line in self.lines[seen:]:
+                    if match := re.search(pattern, line):
+                        return match
+                seen = len(self.lines)
+                if self._process.poll() is not None and not self._news.wait(1):
+                    raise AssertionError(f"the daemon ended before {pattern!r}:\n{self.log}")
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"no {pattern!r} within {timeout_s} s:\n{self.log}")
+                self._news.wait(0.2)
+
+    def wait_ready(self) -> "DaemonProcess":
+        self.wait_for(r"realtimed: ready: ")
+        return self
+
+    def descendants(self) -> list[int]:
+        return descendants(self.pid)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        return self._process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """SIGTERM and the exit code; SIGKILL if that takes too long."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self.wait()
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            with self._news:
+                self.lines.append(line)
+                self._news.notify_all()
+
+
+def descendants(pid: int) -> list[int]:
+    """All living processes below `pid`."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (parent := _parent(int(entry.name))) is not None:
+            children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether the process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_gone(pids: Sequence[int], timeout_s: float) -> list[int]:
+    """Wait until none of these processes is alive; those that are when time is up."""
+    deadline = time.monotonic() + timeout_s
+    while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return None
+
+
+def _with_port(arguments: Sequence[str]) -> list[str]:
+    return [*arguments] if "--port" in arguments else [*arguments, "--port", "0"]

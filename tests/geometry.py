@@ -1,0 +1,27 @@
+"""The frame arithmetic of the bundled model, for tests that need no engine."""
+
+from realtimed.engine.spec import ModelInfo, StreamGeometry
+
+PAD = 32
+BUNDLED = StreamGeometry(
+    sample_rate=16_000,
+    samples_per_token=1_280,
+    look_ahead=40,
+    look_back=840,
+    left_pad=32 * 1_280,
+    right_pad=14 * 1_280,
+    delay_tokens=3,
+    prompt=(1, *[PAD] * 35),
+)
+
+
+def model(max_model_len: int = 16_384) -> ModelInfo:
+    return ModelInfo(
+        model="test",
+        served_names=("test",),
+        architecture="VoxtralRealtimeGeneration",
+        geometry=BUNDLED,
+        max_model_len=max_model_len,
+        max_num_seqs=4,
+        max_chunk_tokens=1,
+    )
