@@ -546,8 +546,8 @@ def _why(error: BaseException | None) -> str:
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             # Trio puts the address into `strerror`; name resolution has numbers below zero.
-            known = error.errno is not None and error.errno > 0
-            return os.strerror(error.errno) if known else _one_line(error.strerror)
+            number = error.errno or 0
+            return os.strerror(number) if number > 0 else _one_line(error.strerror)
         inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
         error = inner or error.__cause__
     return "no connection"

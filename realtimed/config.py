@@ -26,13 +26,17 @@ CONFIG_VARIABLE: Final = "REALTIMED_CONFIG"
 """The environment variable that names the TOML file."""
 
 _PREFIX: Final = "REALTIMED_"
-# Ours, but no settings: the second is how engine processes know which daemon they belong to.
-_NOT_SETTINGS: Final = frozenset({CONFIG_VARIABLE, "REALTIMED_ENGINE_PARENT"})
+# Ours, but no settings: two belong to the client commands, and by the last one engine processes
+# know which daemon they belong to.
+_NOT_SETTINGS: Final = frozenset(
+    {CONFIG_VARIABLE, "REALTIMED_URL", "REALTIMED_API_KEY", "REALTIMED_ENGINE_PARENT"}
+)
 _TABLES: Final = ("limits", "engine")
 _LONGEST_SHOWN: Final = 60
 
 # Bounded above as well: an infinite or absurd wait is a deadline that does not exist.
 _Seconds = Annotated[float, Meta(gt=0, le=1e7)]
+_Text = Annotated[str, Meta(min_length=1)]
 _Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 
 
@@ -71,13 +75,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What `realtimed serve` runs with."""
 
     model: Annotated[
-        str | None,
-        Meta(min_length=1, description="model to serve: a name or a directory (default: bundled)"),
+        _Text | None,
+        Meta(description="model to serve: a name or a directory (default: bundled)"),
     ] = None
     served_model_name: Annotated[
-        tuple[str, ...], Meta(description="names that clients may ask for (default: the model's)")
+        tuple[_Text, ...], Meta(description="names that clients may ask for (default: the model's)")
     ] = ()
-    host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
+    host: Annotated[_Text, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[
         int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")
     ] = 8000
@@ -159,11 +163,26 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in capped)
 
 
+def _path(path: Path) -> str:
+    """A path whole, since its end is what tells files apart."""
+    return " ".join(str(path).split())
+
+
 # --- the three sources -------------------------------------------------------------------
 
 
 def _from_file(path: Path) -> Iterator[_Given]:
-    source = f"in {shown(str(path))}"
+    """Hyphens and underscores are the same in a key, so one key could be there twice."""
+    seen: set[str] = set()
+    for given in _flattened(path):
+        if given.key in seen:
+            raise ConfigError(f"{shown(given.spelled)}: set twice {given.source}")
+        seen.add(given.key)
+        yield given
+
+
+def _flattened(path: Path) -> Iterator[_Given]:
+    source = f"in {_path(path)}"
     for key, value in _read(path).items():
         if key not in _TABLES:
             yield _Given(_snake(key), value, key, source, typed=True)
@@ -180,10 +199,10 @@ def _read(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         reason = error.strerror or "it cannot be opened"
-        raise ConfigError(f"Cannot read the settings in {shown(str(path))}: {reason}") from error
+        raise ConfigError(f"Cannot read the settings in {_path(path)}: {reason}") from error
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{shown(str(path))} is not valid TOML: {reason}") from error
+        raise ConfigError(f"{_path(path)} is not valid TOML: {reason}") from error
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
@@ -195,7 +214,9 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
         for table in _TABLES:
             if key.startswith(f"{table}_"):
                 key = f"{table}.{key.removeprefix(f'{table}_')}"
-        value: object = text.split(",") if key == "served_model_name" else text
+        value: object = text
+        if key == "served_model_name":
+            value = [name.strip() for name in text.split(",")]
         yield _Given(key, value, name, "in the environment")
 
 
@@ -213,14 +234,17 @@ def _snake(key: str) -> str:
 
 def _checked(given: _Given) -> object:
     """The value in its setting's type."""
-    if given.key.startswith("engine."):
+    if given.key.startswith("engine.") and given.key != "engine.":
         return given.value if given.typed else _flag_value(given.value)
     option = _OPTIONS.get(given.key)
     if option is None:
         raise _unknown(given)
+    value = given.value
+    if given.key == "served_model_name" and isinstance(value, str):
+        value = [value]
     try:
-        return msgspec.convert(given.value, option.type, strict=given.typed)
-    except msgspec.ValidationError as error:
+        return msgspec.convert(value, option.type, strict=given.typed)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise ConfigError(
             f"{shown(given.spelled)}: expected {_expected(option, error)}, "
             f"got {_got(given.value)}; {given.source}"
@@ -228,7 +252,7 @@ def _checked(given: _Given) -> object:
 
 
 def _flag_value(value: object) -> object:
-    """vLLM's switches take no value on a command line, so true and false become booleans."""
+    """A switch of vLLM takes no value on a command line, so true and false become booleans."""
     words = {"true": True, "false": False}
     return words.get(value.lower(), value) if isinstance(value, str) else value
 
@@ -244,10 +268,14 @@ def _variable(key: str) -> str:
     return _PREFIX + key.replace(".", "_").upper()
 
 
-def _expected(option: Option, error: msgspec.ValidationError) -> str:
+def _expected(option: Option, error: Exception) -> str:
     """What a setting takes, in msgspec's words less its position and the type it got."""
     if choices := [arg for arg in _arguments(option.type) if isinstance(arg, str)]:
         return "one of " + ", ".join(choices)
+    if isinstance(error, UnicodeEncodeError):
+        return "text in UTF-8"
+    if "out of range" in str(error):
+        return "a smaller number"
     message = str(error).partition(" - at ")[0].partition(", got ")[0]
     return message.removeprefix("Expected ").replace("`", "")
 
@@ -258,7 +286,14 @@ def _arguments(annotation: object) -> tuple[object, ...]:
 
 
 def _got(value: object) -> str:
-    return shown(msgspec.json.encode(value, enc_hook=str).decode())
+    match value:
+        case str():
+            return f'"{shown(value)}"'
+        case bool():
+            return str(value).lower()
+        case int() if value.bit_length() > 64:
+            return "a number of more than 64 bits"
+    return shown(str(value))
 
 
 def _settings(values: Mapping[str, object]) -> Settings:

@@ -60,6 +60,7 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             if on_signal:
                 nursery.start_soon(self._watch_signals, nursery.cancel_scope)
+                nursery.start_soon(self._tell_state)
             await nursery.start(self.server.serve, listeners)
             nursery.start_soon(self._run_engine)
             await self._stop.wait()
@@ -149,6 +150,23 @@ class Daemon:
                     return
                 log.info("%s: draining", signal.Signals(number).name)
                 self._stop.set()
+
+    async def _tell_state(self) -> None:
+        """SIGUSR1: one log line with what the daemon and the engine each count."""
+        with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+            async for _ in signals:
+                counts = await self.engine.request_counts()
+                log.info(
+                    "state",
+                    extra={
+                        "state": self.server.state.value,
+                        "sessions": len(self.server.sessions),
+                        "streams": self.engine.open_streams,
+                        "engine_running": counts and counts[0],
+                        "engine_waiting": counts and counts[1],
+                        "engine_steps": self.engine.steps,
+                    },
+                )
 
     async def _drain(self) -> None:
         limits = self.settings.limits

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 
 import trio
@@ -42,6 +43,7 @@ async def _demonstrate(sample: str) -> int:
 async def _converse(daemon: Daemon, sample: str) -> None:
     try:
         await daemon.ready.wait()
+        logging.getLogger("realtimed.server").setLevel("WARNING")  # the words come first here
         print(f"\nspoken now:  {_references()[sample]}\nheard:      ", end="", flush=True)
         async with connect(f"ws://127.0.0.1:{daemon.port}") as session:
             transcript = await stream_file(

@@ -345,7 +345,8 @@ class _Display:
 
     def set_seconds(self, seconds: float) -> None:
         self._seconds = seconds
-        self._draw(now=False)
+        if self._total_s is not None:
+            self._draw(now=False)
 
     def _draw(self, *, now: bool) -> None:
         if self._live is None:

@@ -26,7 +26,7 @@ class DaemonProcess:
             stdout=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**_clean_environment(), **(environment or {})},
         )
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -129,6 +129,11 @@ def _parent(pid: int) -> int | None:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
         return None
+
+
+def _clean_environment() -> dict[str, str]:
+    """Without what an engine inside the test process has left there for its children."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("REALTIMED_")}
 
 
 def _with_port(arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtimed import config
-from realtimed.config import Limits, Settings, env_name, flag_name, load
+from realtimed.config import Limits, Settings, flag_name, load
 from realtimed.errors import ConfigError
 from realtimed.flags import settings_from_serve_args
 
-KEYS = config.keys()
-LIMITS = [name for name in KEYS if name.startswith("limits.")]
+OPTIONS = config.options()
+LIMITS = [key for key in OPTIONS if key.startswith("limits.")]
 
 
 def serve(*argv: str, **environ: str) -> Settings:
@@ -35,6 +36,10 @@ def message_of(error: pytest.ExceptionInfo[ConfigError]) -> str:
     assert message.isprintable()
     assert len(message) < 400
     return message
+
+
+def env_name(key: str) -> str:
+    return "REALTIMED_" + key.replace(".", "_").upper()
 
 
 def value_of(settings: Settings, key: str) -> object:
@@ -114,7 +119,7 @@ def test_the_example_file_is_valid_and_shows_the_defaults(tmp_path: Path) -> Non
     settings = from_file(tmp_path, shown)
     assert settings.limits == Limits()
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
-    assert all(f"{name.removeprefix('limits.')} = " in text for name in KEYS)
+    assert all(f"{name.removeprefix('limits.')} = " in text for name in OPTIONS)
 
 
 # --- engine arguments ----------------------------------------------------------------------
@@ -179,19 +184,18 @@ def test_any_engine_flag_passes_through_unchanged(names: list[str], values: list
 def test_an_unknown_key_names_its_source_and_the_nearest_known_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         from_file(tmp_path, "prot = 1")
-    assert "prot in " in message_of(error)
-    assert "realtimed.toml" in message_of(error)
-    assert "did you mean port?" in message_of(error)
+    assert message_of(error).startswith("prot: unknown in ")
+    assert "realtimed.toml; did you mean port?" in message_of(error)
     with pytest.raises(ConfigError) as error:
         from_file(tmp_path, "[limits]\nrings_s = 1")
     assert "did you mean limits.ring_s?" in message_of(error)
     with pytest.raises(ConfigError) as error:
         serve(REALTIMED_LIMIT_RING_S="1")
-    assert "REALTIMED_LIMIT_RING_S in the environment" in message_of(error)
+    assert message_of(error).startswith("REALTIMED_LIMIT_RING_S: unknown in the environment")
     assert "did you mean REALTIMED_LIMITS_RING_S?" in message_of(error)
     with pytest.raises(ConfigError) as error:
         serve("--limits.ring", "1")
-    assert "--limits.ring on the command line" in message_of(error)
+    assert message_of(error).startswith("--limits.ring: unknown on the command line")
     assert "did you mean --limits.ring-s?" in message_of(error)
 
 
@@ -200,15 +204,16 @@ def test_a_flag_is_never_abbreviated() -> None:
         serve("--log-form", "json")
 
 
-@pytest.mark.parametrize("key", [name for name in KEYS if name != "served_model_name"])
+@pytest.mark.parametrize("key", [key for key in OPTIONS if key != "served_model_name"])
 def test_a_wrong_type_names_key_source_expected_and_got(key: str, tmp_path: Path) -> None:
     section, _, name = key.rpartition(".")
     header = f"[{section}]\n" if section else ""
     with pytest.raises(ConfigError) as error:
         from_file(tmp_path, f"{header}{name} = [1]")
     message = message_of(error)
-    assert message.startswith(f"{key} in ")
-    assert message.endswith(f"expected {KEYS[key].expected}, got a list.")
+    assert message.startswith(f"{key}: expected ")
+    assert ", got [1]; in " in message
+    assert message.endswith("realtimed.toml")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +230,7 @@ def test_a_wrong_type_names_key_source_expected_and_got(key: str, tmp_path: Path
         ("--limits.connections", "0"),
         ("--limits.message-bytes", "9" * 5000),
         ("--max-sessions", "0"),
-        ("--max-sessions", "null"),
+        ("--max-sessions", "many"),
         ("--log-level", "loud"),
         ("--host", ""),
         ("--served-model-name", ""),
@@ -234,12 +239,13 @@ def test_a_wrong_type_names_key_source_expected_and_got(key: str, tmp_path: Path
 def test_a_value_out_of_range_is_refused(flag: str, value: str) -> None:
     with pytest.raises(ConfigError) as error:
         serve(flag, value)
-    assert message_of(error).startswith(f"{flag} on the command line: expected ")
+    assert message_of(error).startswith(f"{flag}: expected ")
+    assert message_of(error).endswith("; on the command line")
 
 
 @pytest.mark.parametrize("text", ["ring_s = nan", "ring_s = inf", "ring_s = true", 'ring_s = "30"'])
 def test_the_file_is_read_strictly(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a number of seconds"):
+    with pytest.raises(ConfigError, match=r"^limits\.ring_s: expected float"):
         from_file(tmp_path, f"[limits]\n{text}")
 
 
@@ -250,7 +256,7 @@ def test_a_mistake_is_reported_even_where_a_stronger_source_hides_it() -> None:
 
 @pytest.mark.parametrize("text", ["limits = 3", "engine = 3"])
 def test_a_section_must_be_a_table(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a table, got 3"):
+    with pytest.raises(ConfigError, match="expected a table"):
         from_file(tmp_path, text)
 
 
@@ -259,11 +265,28 @@ def test_one_key_in_two_spellings_is_set_twice(tmp_path: Path) -> None:
         from_file(tmp_path, "[engine]\nmax-model-len = 1\nmax_model_len = 2")
 
 
-@pytest.mark.parametrize("argv", [("--port",), ("a", "b"), ("--served-model-name",), ("--config",)])
+@pytest.mark.parametrize(
+    ("text", "got"), [("0x" + "f" * 5000, "more than 64 bits"), ("1979-05-27", "1979-05-27")]
+)
+def test_any_value_that_toml_can_say_is_shown(text: str, got: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        from_file(tmp_path, f"port = {text}")
+    assert got in message_of(error)
+
+
+def test_bytes_that_are_not_text_are_shown_escaped() -> None:
+    with pytest.raises(ConfigError) as error:
+        serve("--port", os.fsdecode(b"\xff"))
+    assert r"\udcff" in message_of(error)
+
+
+@pytest.mark.parametrize(
+    "argv", [("--port",), ("a", "b"), ("--served-model-name",), ("--config",), ("--engine.",)]
+)
 def test_a_command_line_that_does_not_parse_is_one_line(argv: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError) as error:
         serve(*argv)
-    assert "realtimed serve --help" in message_of(error)
+    assert "on the command line" in message_of(error)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -271,10 +294,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load({}, tmp_path / "missing.toml", {})
     with pytest.raises(ConfigError, match="Is a directory"):
         load({}, tmp_path, {})
-    with pytest.raises(ConfigError, match=r"not TOML: .*line 2"):
+    with pytest.raises(ConfigError, match=r"not valid TOML: .*line 2"):
         from_file(tmp_path, "port = 1\nport 2")
     (tmp_path / "latin.toml").write_bytes(b"# \xff")
-    with pytest.raises(ConfigError, match="not TOML"):
+    with pytest.raises(ConfigError, match="not valid TOML"):
         load({}, tmp_path / "latin.toml", {})
 
 
@@ -285,27 +308,31 @@ def test_a_long_value_is_cut_in_the_message() -> None:
 
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=50)
-KNOWN_OR_NOT = st.sampled_from([*KEYS, "engine.x", "limits", "engine", "limits.", "engine."])
+KNOWN_OR_NOT = st.sampled_from([*OPTIONS, "engine.x", "limits", "engine", "limits.", "engine."])
+
+
+def settings_or_message(read: Callable[[], Settings]) -> Settings | str:
+    try:
+        return read()
+    except ConfigError as error:
+        return str(error)
 
 
 @given(st.dictionaries(KNOWN_OR_NOT | ANY_TEXT, ANY_TEXT, max_size=4))
 def test_any_environment_gives_settings_or_one_line(table: dict[str, str]) -> None:
     environ = {env_name(key): value for key, value in table.items()} | {"REALTIMED_CONFIG": ""}
-    try:
-        settings = load({}, None, environ)
-    except ConfigError as error:
-        assert "\n" not in str(error)
-    else:
-        assert msgspec.convert(msgspec.to_builtins(settings), Settings) == settings
+    match settings_or_message(lambda: load({}, None, environ)):
+        case str(message):
+            assert "\n" not in message
+        case settings:
+            assert msgspec.convert(msgspec.to_builtins(settings), Settings) == settings
 
 
 @given(st.lists(KNOWN_OR_NOT.map(flag_name) | ANY_TEXT, max_size=6))
 def test_any_command_line_gives_settings_or_one_line(argv: list[str]) -> None:
     argv = [argument for argument in argv if not argument.startswith(("-h", "--help", "--config"))]
-    try:
-        settings_from_serve_args(argv, {})
-    except ConfigError as error:
-        assert "\n" not in str(error)
+    result = settings_or_message(lambda: settings_from_serve_args(argv, {}))
+    assert isinstance(result, Settings) or "\n" not in result
 
 
 # --- help and weight -----------------------------------------------------------------------
@@ -316,8 +343,9 @@ def test_help_lists_every_setting_with_its_default(capsys: pytest.CaptureFixture
         serve("--help")
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert all(flag_name(key) in shown for key in KEYS)
-    assert "(default 16777216)" in " ".join(shown.split())
+    assert all(flag_name(key) in shown for key in OPTIONS if key != "model")
+    assert "MODEL" in shown
+    assert "(default: 16777216)" in shown
     assert "--engine.enforce-eager" in shown
 
 

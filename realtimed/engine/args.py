@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from realtimed.engine import lifeline
 from realtimed.errors import ConfigError, EngineStartError
 
 _MISTRAL_FILES = ("params.json", "tekken.json")
@@ -91,7 +92,10 @@ def create_config(args: Any) -> Any:
     from vllm.usage.usage_lib import UsageContext
 
     try:
-        return args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        if isinstance(config.additional_config, dict):
+            config.additional_config["realtimed_lifeline"] = lifeline.Lifeline()
+        return config
     except Exception as error:
         raise EngineStartError(f"vLLM refused the model or its settings: {one_line(error)}") from (
             error
@@ -116,6 +120,7 @@ def prepare_environment(log_level: str) -> None:
     if log_level != "debug":
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
+    lifeline.be_parent()
     _allow_plugin()
 
 
@@ -131,9 +136,6 @@ _QUIET = {
 
 def _allow_plugin() -> None:
     """Keep the lifeline loaded where VLLM_PLUGINS is an allow-list."""
-    from realtimed.engine.lifeline import DAEMON_VARIABLE, PLUGIN_NAME
-
-    os.environ[DAEMON_VARIABLE] = str(os.getpid())
     allowed = os.environ.get("VLLM_PLUGINS")
-    if allowed is not None and PLUGIN_NAME not in allowed.split(","):
-        os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [allowed, PLUGIN_NAME]))
+    if allowed is not None and lifeline.PLUGIN_NAME not in allowed.split(","):
+        os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [allowed, lifeline.PLUGIN_NAME]))

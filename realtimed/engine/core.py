@@ -20,6 +20,7 @@ import trio
 from numpy.typing import NDArray
 
 from realtimed.engine import args as engine_args
+from realtimed.engine.plugin import COUNTS_METHOD
 from realtimed.engine.spec import ModelInfo
 from realtimed.errors import EngineDeadError, EngineFailed, EngineStartError, EngineUnavailable
 
@@ -188,6 +189,20 @@ class Engine:
     def open_streams(self) -> int:
         """Requests this daemon holds open in the engine."""
         return len(self._streams)
+
+    async def request_counts(self, deadline_s: float = 5.0) -> tuple[int, int] | None:
+        """(running, waiting) requests as the engine core's scheduler counts them.
+
+        `None` if the core is not up or does not answer within `deadline_s` seconds.
+        """
+        if self._client is None or self._stopped.is_set():
+            return None
+        with trio.move_on_after(deadline_s), suppress(Exception):
+            running, waiting = await anyio.to_thread.run_sync(
+                self._client.call_utility, COUNTS_METHOD, abandon_on_cancel=True
+            )
+            return running, waiting
+        return None
 
     def _send_frame(
         self, request_id: str, token_ids: Sequence[int], audio: NDArray[np.float32]

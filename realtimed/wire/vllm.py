@@ -198,7 +198,9 @@ def decode_server(message: str | bytes) -> ServerEvent | None:
     """
     try:
         event = _SERVER.decode(message)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except UnicodeError as error:
+        raise InvalidJson("The server sent no JSON: its text is not UTF-8.") from error
+    except (msgspec.DecodeError, RecursionError) as error:
         problem = _explain_server(message)
         if problem is None:
             return None
