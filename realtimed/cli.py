@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
@@ -25,31 +25,33 @@ usage: realtimed COMMAND ...
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code of the process."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-    try:
-        match command:
-            case "serve":
-                return _serve(rest)
-            case "check-config":
-                return _check_config(rest)
-            case "transcribe":
-                return _transcribe(rest)
-            case "demo":
-                return _demo(rest)
-            case "version" | "--version":
-                print(realtimed.__version__)
-                return 0
-            case "" | "-h" | "--help" | "help":
-                print(_USAGE, end="")
-                return 0 if command else 2
-        print(f"realtimed: no command {command!r}; see realtimed --help", file=sys.stderr)
+    name, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
+    command = _COMMANDS.get(name)
+    if command is None:
+        print(f"realtimed: no command {name!r}; see realtimed --help", file=sys.stderr)
         return 2
+    try:
+        return command(rest[:-1])
     except RealtimedError as error:
         print(f"realtimed: {error}", file=sys.stderr)
         return getattr(error, "exit_code", StartError.exit_code)
     except KeyboardInterrupt:
         return 130
+
+
+def _help(_argv: list[str]) -> int:
+    print(_USAGE, end="")
+    return 0
+
+
+def _nothing(_argv: list[str]) -> int:
+    print(_USAGE, end="", file=sys.stderr)
+    return 2
+
+
+def _version(_argv: list[str]) -> int:
+    print(realtimed.__version__)
+    return 0
 
 
 def _serve(argv: list[str]) -> int:
@@ -84,3 +86,17 @@ def _demo(argv: list[str]) -> int:
     from realtimed import demonstration
 
     return demonstration.run(argv)
+
+
+_COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
+    "serve": _serve,
+    "transcribe": _transcribe,
+    "demo": _demo,
+    "check-config": _check_config,
+    "version": _version,
+    "--version": _version,
+    "help": _help,
+    "--help": _help,
+    "-h": _help,
+    "": _nothing,
+}

@@ -26,10 +26,9 @@ CONFIG_VARIABLE: Final = "REALTIMED_CONFIG"
 """The environment variable that names the TOML file."""
 
 _PREFIX: Final = "REALTIMED_"
-# Ours, but no settings: two belong to the client commands, and by the last one engine processes
-# know which daemon they belong to.
+# Ours, but no settings: the first names the file, the others belong to the client commands.
 _NOT_SETTINGS: Final = frozenset(
-    {CONFIG_VARIABLE, "REALTIMED_URL", "REALTIMED_API_KEY", "REALTIMED_ENGINE_PARENT"}
+    {CONFIG_VARIABLE, "REALTIMED_URL", "REALTIMED_API_KEY"}
 )
 _TABLES: Final = ("limits", "engine")
 _LONGEST_SHOWN: Final = 60

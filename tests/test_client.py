@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
+import trio.lowlevel
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from realtimed import client
@@ -293,7 +294,7 @@ async def test_no_audio_gives_one_done() -> None:
 async def test_audio_may_come_from_an_async_iterator() -> None:
     async def speech() -> AsyncGenerator[np.ndarray[Any, Any], None]:
         for _ in range(3):
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
             yield CHUNK
 
     async with fake_server(FakeRecogniser()) as url, connect(url) as session:

@@ -106,10 +106,6 @@ def test_variables_of_the_client_and_empty_ones_are_ignored() -> None:
     assert serve(REALTIMED_URL="ws://x", REALTIMED_API_KEY="secret", REALTIMED_PORT="") == serve()
 
 
-def test_the_daemon_can_load_again_what_it_put_into_its_own_environment() -> None:
-    assert serve(REALTIMED_ENGINE_PARENT="1") == serve()
-
-
 def test_the_example_file_is_valid_and_shows_the_defaults(tmp_path: Path) -> None:
     example = Path(__file__).parent.parent / "conf" / "realtimed.toml"
     text = example.read_text(encoding="utf-8")

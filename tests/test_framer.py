@@ -113,7 +113,8 @@ def run_chain(chain: SegmentChain, ring: AudioRing) -> list[tuple[int, int, CutR
             frame = segment.next_frame(ring)
             if frame is None:
                 break
-            assert frame.token_ids and len(frame.audio)
+            assert frame.token_ids
+            assert len(frame.audio)
             segment.answered([7])
         assert segment.finished
         assert segment.framer.end is not None

@@ -79,7 +79,9 @@ async def test_a_full_outbox_holds_back_whoever_asks_for_room() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_reader_that_takes_nothing_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_reader_that_takes_nothing_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     box = outbox(Socket().send)
     box.put(error(0))
     began = trio.current_time()

@@ -50,10 +50,7 @@ json_values = st.recursive(
 )
 fields = st.fixed_dictionaries(
     {},
-    optional={
-        name: json_values
-        for name in ["model", "audio", "final", "id", "created", "delta", "text", "usage", "error"]
-    },
+    optional=dict.fromkeys(["model", "audio", "final", "id", "created", "delta", "text", "usage", "error"], json_values),
 )
 
 

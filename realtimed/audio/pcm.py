@@ -19,4 +19,5 @@ def decode_pcm16(data: bytes) -> NDArray[np.float32]:
 def encode_pcm16(samples: NDArray[np.float32]) -> bytes:
     """1-d float32 in [-1, 1] to signed 16-bit little-endian PCM, clipped."""
     scaled = np.rint(samples * np.float32(32768))
-    return np.clip(scaled, -32768, 32767).astype(_PCM16).tobytes()
+    data: bytes = np.clip(scaled, -32768, 32767).astype(_PCM16).tobytes()
+    return data

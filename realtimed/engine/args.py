@@ -63,8 +63,7 @@ def engine_args(model: str, served_names: tuple[str, ...], engine: Mapping[str, 
 
     parser = AsyncEngineArgs.add_cli_args(Parser(prog="realtimed serve", add_help=False))
     _check_known(engine, parser)
-    table = dict(_MISTRAL_ARGS if is_mistral_format(model) else {})
-    table.update(engine)
+    table = {**(_MISTRAL_ARGS if is_mistral_format(model) else {}), **engine}
     argv = ["--model", model, *to_argv(table)]
     if served_names:
         argv += ["--served-model-name", *served_names]
@@ -95,11 +94,10 @@ def create_config(args: Any) -> Any:
         config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
         if isinstance(config.additional_config, dict):
             config.additional_config["realtimed_lifeline"] = lifeline.Lifeline()
-        return config
     except Exception as error:
-        raise EngineStartError(f"vLLM refused the model or its settings: {one_line(error)}") from (
-            error
-        )
+        message = f"vLLM refused the model or its settings: {one_line(error)}"
+        raise EngineStartError(message) from error
+    return config
 
 
 def one_line(error: BaseException, limit: int = 400) -> str:

@@ -70,9 +70,7 @@ class EngineStream:
         """
         if not token_ids or not len(audio) or self._closed:
             raise AssertionError("a frame has tokens and audio, and goes to an open stream")
-        self._answer = None
-        self._arrived = trio.Event()
-        self._started = True
+        self._expect_answer()
         self._engine._send_frame(self.request_id, token_ids, audio)
         with trio.move_on_after(deadline_s):
             await self._arrived.wait()
@@ -84,6 +82,11 @@ class EngineStream:
                 "Send it again, or tell the operator."
             )
         return self._answer
+
+    def _expect_answer(self) -> None:
+        self._answer = None
+        self._arrived = trio.Event()
+        self._started = True
 
     def close(self) -> None:
         """End the request and free its slot in the engine."""
@@ -225,7 +228,7 @@ class Engine:
     def _thread_main(self, progress: Progress, task_status: trio.TaskStatus[ModelInfo]) -> None:
         try:
             self._start(progress)
-            anyio.from_thread.run_sync(task_status.started, self._info)
+            anyio.from_thread.run_sync(task_status.started, self.info)
             self._pump()
         finally:
             self._shut_down()

@@ -18,7 +18,7 @@ import os
 import signal
 
 PLUGIN_NAME = "realtimed"
-PARENT_VARIABLE = "REALTIMED_ENGINE_PARENT"
+PARENT_VARIABLE = "_REALTIMED_PARENT"
 """Names the process that whoever inherits this environment must not outlive."""
 
 _PR_SET_PDEATHSIG = 1

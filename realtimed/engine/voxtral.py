@@ -39,7 +39,8 @@ def geometry(tokenizer: Any) -> StreamGeometry:
     left, right = encoder.get_padding_audio()
 
     def samples(ms: float) -> int:
-        return round(config.sampling_rate * ms / 1000)
+        count: int = round(config.sampling_rate * ms / 1000)
+        return count
 
     return StreamGeometry(
         sample_rate=config.sampling_rate,

@@ -72,7 +72,7 @@ async def read_upgrade(stream: trio.abc.Stream) -> Upgrade | None:
             data = await stream.receive_some(_CHUNK)
             if not data:
                 return None
-            parser.receive_data(data)
+            parser.receive_data(bytes(data))
     except h11.RemoteProtocolError as error:
         status = error.error_status_hint
         message = "The HTTP request is malformed or its head is larger than 16 KiB."

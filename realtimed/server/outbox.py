@@ -39,10 +39,13 @@ class Outbox:
     def put(self, event: ServerEvent) -> None:
         """Queue an event; the sending task takes it."""
         last = self._waiting[-1] if self._waiting else None
-        if type(event) is TextDelta and type(last) is TextDelta:
-            if event.utterance == last.utterance:
-                self._waiting[-1] = TextDelta(event.utterance, last.text + event.text)
-                return
+        if (
+            type(event) is TextDelta
+            and type(last) is TextDelta
+            and event.utterance == last.utterance
+        ):
+            self._waiting[-1] = TextDelta(event.utterance, last.text + event.text)
+            return
         self._waiting.append(event)
         self._more.set()
 

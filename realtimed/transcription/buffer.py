@@ -5,6 +5,8 @@ slot each carry the news between the two tasks: "there is more" one way, "there 
 other. They hold no audio, so a flood of tiny messages costs no memory.
 """
 
+from contextlib import suppress
+
 import numpy as np
 import trio
 from numpy.typing import NDArray
@@ -39,10 +41,8 @@ class AudioBuffer:
 
     def notify(self) -> None:
         """Wake the consumer: there is audio, or an utterance has ended."""
-        try:
+        with suppress(trio.WouldBlock):  # the last news is not yet taken, and says the same
             self._news_in.send_nowait(None)
-        except trio.WouldBlock:
-            pass  # the consumer has not yet taken the last news, which says the same
 
     async def wait_for_news(self) -> None:
         """Return once `notify` has been called since the last return."""
@@ -53,10 +53,8 @@ class AudioBuffer:
         before = self.ring.free
         self.ring.release(position)
         if self.ring.free > before == 0:
-            try:
+            with suppress(trio.WouldBlock):  # the last news is not yet taken, and says the same
                 self._room_in.send_nowait(None)
-            except trio.WouldBlock:
-                pass  # the producer has not yet taken the last news, which says the same
 
     async def _wait_for_room(self) -> None:
         with trio.move_on_after(self._overflow_s):

@@ -74,7 +74,7 @@ class Segment:
     @property
     def recognised_to(self) -> int:
         """Session position up to which the engine has answered, the model's delay taken off."""
-        if self.framer.frames == 0 or self._feed is None and self.framer.frames == 1:
+        if self.framer.frames == 0 or (self._feed is None and self.framer.frames == 1):
             return self.begin
         answered = self.framer.frames - (1 if self._feed is None else 0)
         delay = self.geometry.delay_tokens * self.geometry.samples_per_token
