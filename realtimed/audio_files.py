@@ -8,11 +8,12 @@ resampler brings it to 16 kHz, and the pieces are cut into chunks of one length.
 import os
 import sys
 from collections.abc import Generator, Iterable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-import soundfile  # type: ignore[import-untyped]
-import soxr  # type: ignore[import-untyped]
+import soundfile
+import soxr
 from numpy.typing import NDArray
 
 from realtimed.audio.pcm import decode_pcm16
@@ -109,7 +110,7 @@ def rechunk(blocks: Iterable[Samples], chunk_samples: int) -> Generator[Samples,
 def _open(path: str) -> soundfile.SoundFile:
     try:
         # Asking the system first tells "absent" from "not sound", which libsndfile does not.
-        with open(path, "rb"):
+        with Path(path).open("rb"):
             pass
         file = soundfile.SoundFile(path)
     except OSError as error:

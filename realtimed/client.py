@@ -17,6 +17,7 @@ the final text of an utterance has to make progress. All errors are `ClientError
 with the exit code that `realtimed transcribe` gives for it.
 """
 
+import math
 import os
 import re
 import ssl
@@ -32,7 +33,6 @@ from numpy.typing import NDArray
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
-    ConnectionTimeout,
     HandshakeError,
     WebSocketConnection,
     open_websocket_url,
@@ -61,9 +61,9 @@ DEFAULT_PATH: Final = "/v1/realtime"
 EVENTS_WAITING: Final = 4_096
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 
-# One append stays far below the 16 MiB that a server takes in one message: 1 MiB of PCM is
-# 33 s of sound and 1.4 MiB of base64.
-_MAX_APPEND_BYTES: Final = 2**20
+# One append stays below the 1 MiB that WebSocket servers take in one message unless they are
+# told otherwise: 512 KiB of PCM is 16 s of sound and 700 KiB of base64.
+_MAX_APPEND_BYTES: Final = 2**19
 _PING_AFTER_S: Final = 20.0
 _PONG_WITHIN_S: Final = 20.0
 _CLOSE_WITHIN_S: Final = 2.0
@@ -299,7 +299,8 @@ class Session:
         deadline = trio.current_time() + self._final_timeout_s
         while True:
             with trio.move_on_after(min(_PING_AFTER_S, self._final_timeout_s)):
-                return await self._ws.get_message()
+                message: str | bytes = await self._ws.get_message()
+                return message
             with trio.move_on_after(_PONG_WITHIN_S) as pong:
                 await self._ws.ping()
             if pong.cancelled_caught:
@@ -418,18 +419,21 @@ async def connect(
     address = realtime_url(url)
     if ssl_context is not None and not address.startswith("wss:"):
         raise InvalidUrl("A TLS context was given for an address without TLS. Expected wss://.")
+    opened = False
     try:
-        # Bounds what is left to do after the body: trio-websocket's own reader goes on until
-        # the server closes TCP, which one that is gone never does.
-        with trio.CancelScope() as scope:
+        # Bounds what is left to do before and after the body. trio-websocket's own timeouts do
+        # not: they wait for its reader, which goes on until the server closes TCP, and one that
+        # is stuck or gone never does.
+        with trio.CancelScope(deadline=trio.current_time() + connect_timeout_s) as scope:
             async with open_websocket_url(
                 address,
                 ssl_context,
                 extra_headers=_authorisation(api_key),
-                connect_timeout=connect_timeout_s,
+                connect_timeout=math.inf,
                 message_queue_size=EVENTS_WAITING,
                 max_message_size=MAX_MESSAGE_BYTES,
             ) as ws:
+                opened, scope.deadline = True, math.inf
                 try:
                     session_id = await _greeting(ws, connect_timeout_s)
                     session = Session(
@@ -445,7 +449,9 @@ async def connect(
                         await ws.aclose()
                     scope.deadline = trio.current_time() + _CLOSE_WITHIN_S
     except HandshakeError as error:
-        _raise_unopened(error, address, connect_timeout_s)
+        _raise_unopened(error, address)
+    if not opened:
+        raise _unanswered(address, connect_timeout_s)
 
 
 def error_from(event: ErrorOccurred) -> ServerError:
@@ -526,15 +532,17 @@ def _lost(closed: ConnectionClosed) -> ConnectionLost:
     return ConnectionLost(message, code=code, reason=reason)
 
 
-def _raise_unopened(error: HandshakeError, url: str, timeout_s: float) -> NoReturn:
+def _unanswered(url: str, timeout_s: float) -> NotReachable:
+    return NotReachable(
+        f"No WebSocket answer from {_without_query(url)} within {timeout_s:g} s."
+        " Check the address, the port, and ws:// against wss://."
+    )
+
+
+def _raise_unopened(error: HandshakeError, url: str) -> NoReturn:
     shown = _without_query(url)
     if isinstance(error, ConnectionRejected):
         raise _rejected(error, shown) from None
-    if isinstance(error, ConnectionTimeout):
-        raise NotReachable(
-            f"No WebSocket answer from {shown} within {timeout_s:g} s."
-            " Check the address, the port, and ws:// against wss://."
-        ) from None
     raise NotReachable(
         f"Nothing answers at {shown}: {_why(error.__cause__)}."
         " Is the daemon running? Start it with: realtimed serve"

@@ -307,7 +307,7 @@ async def test_a_long_append_is_split_below_the_limit_of_a_message() -> None:
     async with fake_server(server) as url, connect(url) as session:
         events = await listed(session, [np.zeros(1_000_000, np.float32)])
     assert events[-1].text == " 1000000"
-    assert sum(e["type"] == "input_audio_buffer.append" for e in server.received) == 2
+    assert sum(e["type"] == "input_audio_buffer.append" for e in server.received) == 4
 
 
 async def test_pace_one_takes_as_long_as_the_speech() -> None:

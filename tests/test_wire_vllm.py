@@ -50,7 +50,9 @@ json_values = st.recursive(
 )
 fields = st.fixed_dictionaries(
     {},
-    optional=dict.fromkeys(["model", "audio", "final", "id", "created", "delta", "text", "usage", "error"], json_values),
+    optional=dict.fromkeys(
+        ["model", "audio", "final", "id", "created", "delta", "text", "usage", "error"], json_values
+    ),
 )
 
 

@@ -57,8 +57,9 @@ class Framer:
 
     @property
     def needed_from(self) -> int:
-        """First session position that a later frame of this segment reads."""
-        return max(self.begin, self.begin + self._bounds()[0] - self.geometry.left_pad)
+        """First session position that a later frame of this segment, or another, reads."""
+        position = max(self.begin, self.begin + self._bounds()[0] - self.geometry.left_pad)
+        return position if self.end is None else min(position, self.end)
 
     def position(self, frame: int) -> int:
         """Session position up to which frame number `frame` (from 0) lets the model hear.
