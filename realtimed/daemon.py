@@ -10,7 +10,7 @@ import trio
 
 from realtimed import demo
 from realtimed.config import Settings
-from realtimed.engine.args import BUNDLED_ARGS
+from realtimed.engine.args import BUNDLED_ARGS, BUNDLED_ENVIRONMENT
 from realtimed.engine.core import Engine, EngineSpec
 from realtimed.engine.spec import ModelInfo
 from realtimed.errors import EngineStartError, RealtimedError, StartError, WireError
@@ -160,6 +160,7 @@ class Daemon:
                     "state",
                     extra={
                         "state": self.server.state.value,
+                        "connections": self.server.connections,
                         "sessions": len(self.server.sessions),
                         "streams": self.engine.open_streams,
                         "engine_running": counts and counts[0],
@@ -216,6 +217,7 @@ def _spec(settings: Settings) -> EngineSpec:
         served_names=tuple(settings.served_model_name) or ((demo.NAME,) if bundled else ()),
         engine={**BUNDLED_ARGS, **settings.engine} if bundled else dict(settings.engine),
         log_level=settings.log_level,
+        environment=BUNDLED_ENVIRONMENT if bundled else {},
     )
 
 

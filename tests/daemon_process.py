@@ -8,10 +8,22 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import trio
 
 READY_S = 180.0
 STOP_S = 45.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """TCP connections, sessions, and the requests that the engine's scheduler holds."""
+
+    connections: int
+    sessions: int
+    requests: int
 
 
 class DaemonProcess:
@@ -65,6 +77,20 @@ class DaemonProcess:
     def wait_ready(self) -> "DaemonProcess":
         self.wait_for(r"realtimed: ready: ")
         return self
+
+    async def counts(self) -> Counts:
+        """What the daemon and the engine's own scheduler count now (SIGUSR1)."""
+        before = len(self.lines)
+        self.send_signal(signal.SIGUSR1)
+        with trio.fail_after(10):
+            while True:
+                for line in self.lines[before:]:
+                    if " state state=" in line:
+                        found = dict(re.findall(r"(\w+)=(\S+)", line))
+                        requests = int(found["engine_running"]) + int(found["engine_waiting"])
+                        connections = int(found["connections"])
+                        return Counts(connections, int(found["sessions"]), requests)
+                await trio.sleep(0.02)
 
     def descendants(self) -> list[int]:
         return descendants(self.pid)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 # The other side of the comparison needs the same dtype: between float32 and bfloat16 one token in
-# a hundred differs on random weights. Within either, batch size and thread count changed none.
+# ten differs on random weights. Within either, batch size and thread count changed none.
 # "uni" is the executor that works in the engine core's own process, where `main` allows it.
 ENGINE_ARGS: dict[str, Any] = {
     "tokenizer_mode": "mistral",

@@ -1,11 +1,8 @@
 """Speech in, text out: the real daemon on the real engine over real sockets."""
 
-import re
-import signal
-
 import pytest
 import trio
-from daemon_process import DaemonProcess
+from daemon_process import Counts, DaemonProcess
 from raw_client import raw_client
 from speech import load_sample, manifest, word_errors
 
@@ -13,26 +10,9 @@ from speech import load_sample, manifest, word_errors
 ALLOWED_ERRORS = {"noisy": 4, "minute": 2, "mixed": 1, "unseen-voice": 3}
 
 
-async def engine_counts(daemon: DaemonProcess) -> tuple[int, int, int]:
-    """Sessions, and the requests that the engine's own scheduler counts: running, waiting."""
-    before = len(daemon.lines)
-    daemon.send_signal(signal.SIGUSR1)
+async def wait_for_idle_engine(daemon: DaemonProcess) -> None:
     with trio.fail_after(10):
-        while True:
-            for line in daemon.lines[before:]:
-                if " state state=" in line:
-                    found = dict(re.findall(r"(\w+)=(\S+)", line))
-                    return (
-                        int(found["sessions"]),
-                        int(found["engine_running"]),
-                        int(found["engine_waiting"]),
-                    )
-            await trio.sleep(0.02)
-
-
-async def wait_for_idle_engine(daemon: DaemonProcess, sessions: int = 0) -> None:
-    with trio.fail_after(10):
-        while (await engine_counts(daemon)) != (sessions, 0, 0):
+        while await daemon.counts() != Counts(0, 0, 0):
             pass
 
 
@@ -142,14 +122,11 @@ async def test_a_client_that_vanishes_frees_its_engine_request_and_disturbs_nobo
             assert (await victim.receive())["type"] == "transcription.delta"
             await honest.speak(load_sample("digits")[:32_000])
             with trio.fail_after(10):
-                while sum((await engine_counts(daemon))[1:]) != 2:
+                while (await daemon.counts()).requests != 2:
                     pass
             await victim.socket._stream.aclose()  # the TCP connection just ends
             with trio.fail_after(10):
-                while (await engine_counts(daemon))[0] != 1:
-                    pass
-            with trio.fail_after(10):
-                while sum((await engine_counts(daemon))[1:]) != 1:
+                while await daemon.counts() != Counts(1, 1, 1):
                     pass
         await honest.speak(load_sample("digits")[32_000:])
         await honest.commit(final=True)

@@ -231,10 +231,7 @@ async def test_a_file_without_sound_has_its_final_too(tmp_path: Path) -> None:
 
 
 async def test_chunk_ms_is_the_sound_in_one_message(clip: Path) -> None:
-    server = FakeRecogniser()
-    sizes: list[int] = []
-    server.append_samples = sizes
-    async with fake_server(server) as url, connect(url) as session:
+    async with fake_server(FakeRecogniser()) as url, connect(url) as session:
         seen: list[float] = []
         transcript = await stream_file(
             session, str(clip), chunk_ms=100, on_progress=seen.append, model="m"

@@ -197,6 +197,18 @@ def test_standard_base64_is_taken(data: bytes) -> None:
     assert vllm.decode_client(message) == Append(data)
 
 
+@pytest.mark.parametrize("field", ["type", "audio", "unheard_of"])
+def test_an_event_nested_without_end_is_an_invalid_event(field: str) -> None:
+    with pytest.raises(InvalidEvent, match="nested"):
+        vllm.decode_client(f'{{"{field}":' + "[" * 100_000)
+
+
+def test_text_that_utf_8_has_no_bytes_for_is_invalid_json() -> None:
+    for decode in (vllm.decode_client, vllm.decode_server):
+        with pytest.raises(InvalidJson):
+            decode('{"type":"\ud800"}')
+
+
 # --- what is wrong with a server's message ------------------------------------------------
 
 

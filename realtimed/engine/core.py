@@ -40,6 +40,8 @@ class EngineSpec:
     served_names: tuple[str, ...] = ()
     engine: Mapping[str, object] = field(default_factory=dict)
     log_level: str = "info"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Defaults for what vLLM reads from the environment."""
 
 
 class EngineStream:
@@ -118,7 +120,7 @@ class Engine:
         self._client: Any = None
         self._requests: Any = None
         self._tokenizer: Any = None
-        self._special_ids: frozenset[int] = frozenset()
+        self._silent_ids: frozenset[int] = frozenset()
         self._streams: dict[str, EngineStream] = {}
         self._next_id = 0
         self._stopping = False
@@ -141,7 +143,7 @@ class Engine:
 
         Raises: `ConfigError`, `EngineStartError` while starting, `EngineDeadError` later.
         """
-        engine_args.prepare_environment(self._spec.log_level)
+        engine_args.prepare_environment(self._spec.log_level, self._spec.environment)
         limiter = anyio.CapacityLimiter(1)
         try:
             await anyio.to_thread.run_sync(
@@ -186,7 +188,7 @@ class Engine:
         """A fresh incremental detokenizer for one segment."""
         from realtimed.engine.voxtral import Detokenizer
 
-        return Detokenizer(self._tokenizer, self._special_ids, self.info.geometry.prompt)
+        return Detokenizer(self._tokenizer, self._silent_ids, self.info.geometry.prompt)
 
     @property
     def open_streams(self) -> int:
@@ -251,7 +253,7 @@ class Engine:
         config = engine_args.create_config(args)
         cls = voxtral.require_voxtral(config.model_config)
         self._tokenizer = cached_tokenizer_from_config(config.model_config)
-        self._special_ids = voxtral.special_ids(self._tokenizer)
+        self._silent_ids = voxtral.silent_ids(self._tokenizer)
         self._requests = voxtral.FrameRequests(cls.realtime_max_tokens)
         geometry = voxtral.geometry(self._tokenizer)
 

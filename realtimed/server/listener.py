@@ -40,8 +40,9 @@ class Server:
     """Sessions at once; set when the engine has said what it can run."""
     state: State = State.LOADING
     sessions: set[Connection] = field(default_factory=set)
+    connections: int = 0
+    """Open TCP connections: sessions, handshakes, and refusals that are being read."""
     _reserved: int = 0
-    _connections: int = 0
     _emptied: trio.Event = field(default_factory=trio.Event)
 
     async def serve(
@@ -73,7 +74,7 @@ class Server:
     # --- one connection -------------------------------------------------------------------
 
     async def _connection(self, stream: trio.SocketStream) -> None:
-        self._connections += 1
+        self.connections += 1
         try:
             await self._answer(stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -82,7 +83,7 @@ class Server:
             # The root of this connection's task: a bug here must not end the other sessions.
             log.exception("connection failed")
         finally:
-            self._connections -= 1
+            self.connections -= 1
             with trio.CancelScope(shield=True), trio.move_on_after(_LINGER_S):
                 await stream.aclose()
 
@@ -107,7 +108,7 @@ class Server:
             self._emptied.set()
 
     def _check_capacity(self) -> None:
-        if self._connections > self.limits.connections:
+        if self.connections > self.limits.connections:
             raise Refusal(503, "too_many_connections", "Too many connections.", retry_after_s=5)
 
     def _admit(self, upgrade: Upgrade) -> ModuleType:

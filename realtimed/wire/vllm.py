@@ -100,7 +100,7 @@ def decode_client(message: str | bytes) -> ClientEvent:
     """
     try:
         event = _CLIENT.decode(message)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise _explain(message) from error
     if type(event) is _Append:
         if not event.audio:
@@ -146,7 +146,9 @@ def _explain(message: str | bytes) -> WireError:
         peek = _PEEK.decode(message)
     except msgspec.ValidationError:
         return InvalidEvent("Expected a JSON object with a string field `type`.")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except RecursionError:
+        return InvalidEvent("The event is nested too deeply: expected flat fields.")
+    except (msgspec.DecodeError, UnicodeError):
         return InvalidJson("Invalid JSON: expected one JSON object per text message.")
     if not isinstance(peek.type, str) or peek.type not in _CLIENT_TYPES:
         shown = peek.type[:64] if isinstance(peek.type, str) else "(no string)"
