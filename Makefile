@@ -26,8 +26,8 @@ demo: $(STAMP) ## Serve the bundled model, stream a sample through it, show the 
 serve: $(STAMP) ## Serve the bundled model until interrupted; ARGS="MODEL --port 9000" for another
 	$(BIN)/realtimed serve $(ARGS)
 
-bench: $(STAMP) ## Run the benchmarks
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(STAMP) ## The daemon beside vLLM's own server, in one run
+	$(BIN)/python -m benchmarks.frontend $(ARGS)
 
 test: $(STAMP) ## Run all tests; ARGS="tests/test_config.py" for some
 	$(BIN)/python -m pytest -q $(ARGS)

@@ -27,9 +27,7 @@ CONFIG_VARIABLE: Final = "REALTIMED_CONFIG"
 
 _PREFIX: Final = "REALTIMED_"
 # Ours, but no settings: the first names the file, the others belong to the client commands.
-_NOT_SETTINGS: Final = frozenset(
-    {CONFIG_VARIABLE, "REALTIMED_URL", "REALTIMED_API_KEY"}
-)
+_NOT_SETTINGS: Final = frozenset({CONFIG_VARIABLE, "REALTIMED_URL", "REALTIMED_API_KEY"})
 _TABLES: Final = ("limits", "engine")
 _LONGEST_SHOWN: Final = 60
 

@@ -224,5 +224,3 @@ def _spec(settings: Settings) -> EngineSpec:
 def _first(group: BaseExceptionGroup[StartError]) -> StartError:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-

@@ -30,6 +30,10 @@ LIMITS = {
 }
 MAX_MODEL_LEN = 128
 SPEECH = load_sample("callsign")
+UPGRADE = (
+    b"GET /v1/realtime HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +166,8 @@ async def test_a_client_that_never_reads_is_dropped_and_others_are_not(
     tight: DaemonProcess,
 ) -> None:
     stream = await trio.open_tcp_stream("127.0.0.1", tight.port)
-    await stream.send_all(
-        b"GET /v1/realtime HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
+    await stream.send_all(UPGRADE)
+    assert (await stream.receive_some()).startswith(b"HTTP/1.1 101")
     # A masked text frame "{" with a zero mask: each is answered by an error nobody reads.
     flood = b"\x81\x81\x00\x00\x00\x00{" * 10_000
     dropped = trio.Event()
@@ -184,6 +186,14 @@ async def test_a_client_that_never_reads_is_dropped_and_others_are_not(
         with trio.fail_after(30):
             await dropped.wait()
     tight.wait_for("outcome=slow_reader", 10)
+
+
+async def test_frames_before_the_upgrade_is_answered_hurt_nobody(tight: DaemonProcess) -> None:
+    stream = await trio.open_tcp_stream("127.0.0.1", tight.port)
+    await stream.send_all(UPGRADE + b"\x81\x81\x00\x00\x00\x00{" * 10_000)
+    await stream.aclose()
+    await slots_are_free(tight)
+    assert "connection failed" not in tight.log
 
 
 async def test_half_a_handshake_is_dropped_at_its_deadline(tight: DaemonProcess) -> None:

@@ -323,5 +323,3 @@ class Engine:
 
 def _unavailable() -> EngineUnavailable:
     return EngineUnavailable("The engine is gone: connect again when the daemon is ready.")
-
-

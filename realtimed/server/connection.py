@@ -251,5 +251,3 @@ def _samples(audio: bytes) -> NDArray[np.float32]:
 def _first_leaf(group: BaseExceptionGroup[WireError]) -> WireError:
     first = group.exceptions[0]
     return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
-
-

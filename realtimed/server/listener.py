@@ -1,12 +1,13 @@
 """Accepts connections, refuses what cannot be served, and keeps count of the sessions."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from types import ModuleType
 
 import trio
-from trio_websocket import wrap_server_stream
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from realtimed.config import Limits
 from realtimed.engine.core import Engine
@@ -54,9 +55,7 @@ class Server:
         """Accept until cancelled; cancelling drops the connections that are left."""
         # Ends by cancellation only: trio.serve_listeners never returns.
         async with trio.open_nursery() as nursery:
-            await nursery.start(
-                trio.serve_listeners, self._connection, listeners
-            )
+            await nursery.start(trio.serve_listeners, self._connection, listeners)
             task_status.started()
 
     async def drain(self) -> None:
@@ -118,9 +117,7 @@ class Server:
         """
         dialect = _DIALECTS.get(upgrade.path)
         if dialect is None:
-            raise Refusal(
-                404, "not_found", f"No such path. Connect to {' or '.join(_DIALECTS)}."
-            )
+            raise Refusal(404, "not_found", f"No such path. Connect to {' or '.join(_DIALECTS)}.")
         if self.state is State.LOADING:
             raise Refusal(503, "loading", "The model is still loading.", retry_after_s=10)
         if self.state is State.DRAINING:
@@ -147,24 +144,29 @@ class Server:
     async def _session(
         self, stream: trio.SocketStream, upgrade: Upgrade, dialect: ModuleType
     ) -> None:
-        # Ends when the connection's run returns; its reader task is then cancelled.
+        # Ends when the session has ended; the reader task of the socket is then cancelled.
         async with trio.open_nursery() as nursery:
-            replay = ReplayStream(stream, upgrade.replay())
-            with trio.move_on_after(self.limits.handshake_s):
-                request = await wrap_server_stream(
-                    nursery,
-                    replay,
-                    max_message_size=self.limits.message_bytes,
-                    receive_buffer_size=_RECEIVE_BYTES,
-                )
-                offered = "realtime" in request.proposed_subprotocols
-                socket = await request.accept(subprotocol="realtime" if offered else None)
-                connection = Connection(socket, dialect, self.engine, self.limits)  # type: ignore[arg-type]
-                nursery.start_soon(self._run_connection, connection, nursery.cancel_scope)
-                return
+            socket = await self._accept(nursery, ReplayStream(stream, upgrade.replay()))
+            if socket is not None:
+                await self._converse(Connection(socket, dialect, self.engine, self.limits))  # type: ignore[arg-type]
             nursery.cancel_scope.cancel()
 
-    async def _run_connection(self, connection: Connection, scope: trio.CancelScope) -> None:
+    async def _accept(
+        self, nursery: trio.Nursery, stream: trio.abc.Stream
+    ) -> WebSocketConnection | None:
+        """Complete the upgrade; `None` if the peer left, broke the rules or took too long."""
+        with trio.move_on_after(self.limits.handshake_s), suppress(ConnectionClosed):
+            request = await wrap_server_stream(
+                nursery,
+                stream,
+                max_message_size=self.limits.message_bytes,
+                receive_buffer_size=_RECEIVE_BYTES,
+            )
+            offered = "realtime" in request.proposed_subprotocols
+            return await request.accept(subprotocol="realtime" if offered else None)
+        return None
+
+    async def _converse(self, connection: Connection) -> None:
         self.sessions.add(connection)
         log.info("session begins", extra={"session": connection.id})
         try:
@@ -181,4 +183,3 @@ class Server:
                     "audio_s": round(connection.audio_seconds, 2),
                 },
             )
-            scope.cancel()
