@@ -20,7 +20,7 @@ from speech import DEMO, case_audio
 
 from realtimed.config import Settings
 from realtimed.daemon import Daemon
-from realtimed.engine.core import EngineStream
+from realtimed.transcription.segment import Segment
 
 CHECKPOINTS = ("bundled", "random-1", "random-2")
 REFERENCE_S = 400.0
@@ -72,14 +72,13 @@ def reference(
 def spy_on_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every token that the engine answers from here on."""
     tokens: list[int] = []
-    step = EngineStream.step
+    answered = Segment.answered
 
-    async def seen(self: EngineStream, *args: Any) -> list[int]:
-        answer = await step(self, *args)
+    def seen(self: Segment, answer: Sequence[int]) -> None:
         tokens.extend(answer)
-        return answer
+        answered(self, answer)
 
-    monkeypatch.setattr(EngineStream, "step", seen)
+    monkeypatch.setattr(Segment, "answered", seen)
     return tokens
 
 

@@ -1,9 +1,9 @@
 """One vLLM engine core, driven from Trio without an asyncio loop.
 
-In: `add_request` is one non-blocking ZMQ send, called straight from the Trio thread.
-Out: one dedicated thread starts the core, blocks on its outputs, and enters Trio once per
-engine step with the outputs of all streams. The thread lives exactly as long as the core,
-because the engine processes die with the thread that started them (`lifeline`).
+Requests go in and engine steps come out through a `CoreChannel`, on the Trio thread; one step
+carries the answers of all streams. A dedicated thread starts the core, watches its processes and
+ends them. It lives exactly as long as they do, because they die with the thread that started
+them (`lifeline`).
 """
 
 import multiprocessing
@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import connection
 from typing import Any
 
 import anyio.from_thread
@@ -20,16 +22,17 @@ import trio
 from numpy.typing import NDArray
 
 from realtimed.engine import args as engine_args
+from realtimed.engine.channel import CoreChannel, EngineCoreDied
 from realtimed.engine.plugin import COUNTS_METHOD
 from realtimed.engine.spec import ModelInfo
 from realtimed.errors import EngineDeadError, EngineFailed, EngineStartError, EngineUnavailable
 
+_SHUTDOWN_S = 5.0
+
+OnAnswer = Callable[[Sequence[int]], None]
+OnFailure = Callable[[Exception], None]
 Progress = Callable[[str], None]
 """Told the name of each phase of start-up, from the Trio thread."""
-
-
-class _Stop(Exception):
-    """Put on the core's output queue to end the pump."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,48 +50,31 @@ class EngineSpec:
 class EngineStream:
     """One resumable engine request: frames of audio in, one answer of tokens each.
 
-    At most one frame is in flight. `close` frees the request in the engine; it is safe to call
-    at any time and more than once.
+    The caller sends a frame only after the last has been answered. `close` frees the request in
+    the engine; it is safe to call at any time and more than once.
     """
 
-    def __init__(self, engine: "Engine", request_id: str) -> None:
+    def __init__(
+        self, engine: "Engine", request_id: str, on_answer: OnAnswer, on_failure: OnFailure
+    ) -> None:
         self._engine = engine
         self.request_id = request_id
-        self._answer: list[int] | None = None
-        self._error: EngineFailed | EngineUnavailable | None = None
-        self._arrived = trio.Event()
+        self._on_answer = on_answer
+        self._on_failure = on_failure
         self._started = False
         self._closed = False
 
-    async def step(
-        self, token_ids: Sequence[int], audio: NDArray[np.float32], deadline_s: float
-    ) -> list[int]:
-        """Send one frame and wait for the tokens that answer it.
+    def send(self, token_ids: Sequence[int], audio: NDArray[np.float32]) -> None:
+        """Send one frame; does not block.
 
         `audio`: 1-d float32 at the model's rate, not written to again by the caller.
 
-        Raises: `EngineFailed` if the engine ended the request or gave no answer within
-        `deadline_s` seconds; `EngineUnavailable` if it is gone.
+        Raises: `EngineUnavailable` if the engine is gone.
         """
         if not token_ids or not len(audio) or self._closed:
             raise AssertionError("a frame has tokens and audio, and goes to an open stream")
-        self._expect_answer()
-        self._engine._send_frame(self.request_id, token_ids, audio)
-        with trio.move_on_after(deadline_s):
-            await self._arrived.wait()
-        if self._error is not None:
-            raise self._error
-        if self._answer is None:
-            raise EngineFailed(
-                f"The engine gave no answer for {deadline_s:g} s: the utterance was ended. "
-                "Send it again, or tell the operator."
-            )
-        return self._answer
-
-    def _expect_answer(self) -> None:
-        self._answer = None
-        self._arrived = trio.Event()
         self._started = True
+        self._engine._send_frame(self.request_id, token_ids, audio)
 
     def close(self) -> None:
         """End the request and free its slot in the engine."""
@@ -99,17 +85,16 @@ class EngineStream:
 
     def _deliver(self, token_ids: list[int], finish_reason: object) -> None:
         # A chunk ends with STOP or LENGTH; anything else means the engine gave the request up.
-        if str(finish_reason) in ("abort", "error"):
-            self._error = EngineFailed(
-                "The engine ended this utterance's request: send the audio again."
-            )
-        else:
-            self._answer = token_ids
-        self._arrived.set()
+        try:
+            if str(finish_reason) in ("abort", "error"):
+                self._on_failure(EngineFailed(_GIVEN_UP))
+            else:
+                self._on_answer(token_ids)
+        except Exception as error:  # noqa: BLE001 - one stream's trouble is not the engine's
+            self._on_failure(error)
 
-    def _fail(self, error: EngineUnavailable) -> None:
-        self._error = error
-        self._arrived.set()
+
+_GIVEN_UP = "The engine ended this utterance's request: send the audio again."
 
 
 class Engine:
@@ -117,7 +102,7 @@ class Engine:
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
-        self._client: Any = None
+        self._channel: CoreChannel | None = None
         self._requests: Any = None
         self._tokenizer: Any = None
         self._silent_ids: frozenset[int] = frozenset()
@@ -125,6 +110,9 @@ class Engine:
         self._next_id = 0
         self._stopping = False
         self._stopped = threading.Event()
+        self._stop_seen, self._stop_told = connection.Pipe(duplex=False)
+        self._pumping = trio.CancelScope()
+        self._pumped = trio.Event()
         self._info: ModelInfo | None = None
         self.steps = 0
         """Engine steps answered since the start."""
@@ -145,10 +133,13 @@ class Engine:
         """
         engine_args.prepare_environment(self._spec.log_level, self._spec.environment)
         limiter = anyio.CapacityLimiter(1)
+        thread = partial(self._thread_main, progress)
         try:
-            await anyio.to_thread.run_sync(
-                self._thread_main, progress, task_status, abandon_on_cancel=True, limiter=limiter
-            )
+            # Ends with the thread, which stops the pump first.
+            async with trio.open_nursery() as nursery:
+                await anyio.to_thread.run_sync(
+                    thread, nursery, task_status, abandon_on_cancel=True, limiter=limiter
+                )
         finally:
             if not self._stopped.is_set():
                 self.kill()
@@ -156,10 +147,10 @@ class Engine:
     def stop(self) -> None:
         """Ask the core to end; `run` returns once its processes are gone."""
         self._stopping = True
-        if self._client is None:
+        if self._channel is None:
             self.kill()
         else:
-            self._client.outputs_queue.put_nowait(_Stop())
+            self._stop_told.send_bytes(b"stop")
 
     def kill(self) -> None:
         """SIGKILL every engine process this daemon started."""
@@ -177,10 +168,14 @@ class Engine:
 
     # --- streams --------------------------------------------------------------------------
 
-    def open_stream(self) -> EngineStream:
-        """A new engine request; nothing is sent before its first frame."""
+    def open_stream(self, on_answer: OnAnswer, on_failure: OnFailure) -> EngineStream:
+        """A new engine request; nothing is sent before its first frame.
+
+        `on_answer` gets the tokens that answer each frame, `on_failure` the `EngineFailed` or
+        `EngineUnavailable` that ends the stream, both on the Trio thread.
+        """
         self._next_id += 1
-        stream = EngineStream(self, f"rt-{self._next_id}")
+        stream = EngineStream(self, f"rt-{self._next_id}", on_answer, on_failure)
         self._streams[stream.request_id] = stream
         return stream
 
@@ -200,38 +195,67 @@ class Engine:
 
         `None` if the core is not up or does not answer within `deadline_s` seconds.
         """
-        if self._client is None or self._stopped.is_set():
+        if self._channel is None or self._pumped.is_set():
             return None
-        with trio.move_on_after(deadline_s), suppress(Exception):
-            running, waiting = await anyio.to_thread.run_sync(
-                self._client.call_utility, COUNTS_METHOD, abandon_on_cancel=True
-            )
-            return running, waiting
-        return None
+        counts = None
+        with trio.move_on_after(deadline_s):
+            counts = await self._channel.call(COUNTS_METHOD)
+        return None if counts is None else (counts[0], counts[1])
 
     def _send_frame(
         self, request_id: str, token_ids: Sequence[int], audio: NDArray[np.float32]
     ) -> None:
-        try:
-            self._client.add_request(self._requests.frame(request_id, token_ids, audio))
-        except Exception as error:
-            raise _unavailable() from error
+        if self._channel is None or self._pumped.is_set():
+            raise _unavailable()
+        self._channel.add(self._requests.frame(request_id, token_ids, audio))
 
     def _close_stream(self, stream: EngineStream, *, abort: bool) -> None:
         if self._streams.pop(stream.request_id, None) is None or not abort:
             return
         # For a paused request the abort does in the scheduler just what the final request of
         # vLLM's own path does, and it cannot create a stray request if it comes late.
-        with suppress(Exception):
-            self._client.abort_requests([stream.request_id])
+        if self._channel is not None and not self._pumped.is_set():
+            self._channel.abort([stream.request_id])
+
+    def _dispatch(self, outputs: Any) -> None:
+        """Hand one engine step to its streams."""
+        self.steps += 1
+        for output in outputs.outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is not None:
+                stream._deliver(output.new_token_ids, output.finish_reason)
+
+    def _fail_all(self) -> None:
+        for stream in list(self._streams.values()):
+            stream._on_failure(_unavailable())
+
+    # --- tasks ----------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        """Read the engine's outputs until told to stop."""
+        assert self._channel is not None
+        with self._pumping, suppress(EngineCoreDied):  # its process ends too, which is seen
+            await self._channel.pump(self._dispatch)
+        self._fail_all()
+        self._pumped.set()
+
+    async def _stop_pump(self) -> None:
+        self._pumping.cancel()
+        await self._pumped.wait()
 
     # --- the thread -----------------------------------------------------------------------
 
-    def _thread_main(self, progress: Progress, task_status: trio.TaskStatus[ModelInfo]) -> None:
+    def _thread_main(
+        self,
+        progress: Progress,
+        nursery: trio.Nursery,
+        task_status: trio.TaskStatus[ModelInfo],
+    ) -> None:
         try:
             self._start(progress)
+            anyio.from_thread.run_sync(nursery.start_soon, self._pump)
             anyio.from_thread.run_sync(task_status.started, self.info)
-            self._pump()
+            self._watch()
         finally:
             self._shut_down()
             self._stopped.set()
@@ -242,8 +266,6 @@ class Engine:
 
         phase("importing vLLM")
         from vllm.tokenizers import cached_tokenizer_from_config
-        from vllm.v1.engine.core_client import EngineCoreClient
-        from vllm.v1.executor import Executor
 
         from realtimed.engine import voxtral
 
@@ -260,19 +282,7 @@ class Engine:
         phase("starting the engine and loading weights")
         if self._stopping:
             raise EngineStartError("Stopped while the engine was starting.")
-        try:
-            self._client = EngineCoreClient.make_client(
-                multiprocess_mode=True,
-                asyncio_mode=False,
-                vllm_config=config,
-                executor_class=Executor.get_class(config),
-                log_stats=False,
-            )
-        except Exception as error:
-            raise EngineStartError(
-                f"The engine did not start: {engine_args.one_line(error)} "
-                "Run again with --log-level debug to see vLLM's own log."
-            ) from error
+        self._channel = _open_channel(config)
         self._info = ModelInfo(
             model=spec.model,
             served_names=spec.served_names or (spec.model,),
@@ -283,42 +293,37 @@ class Engine:
             max_chunk_tokens=cls.realtime_max_tokens,
         )
 
-    def _pump(self) -> None:
-        while True:
-            try:
-                outputs = self._client.get_output()
-            except _Stop:
-                return
-            except Exception as error:
-                if self._stopping:
-                    return
-                anyio.from_thread.run_sync(self._fail_all)
-                raise EngineDeadError(
-                    f"The engine died ({engine_args.one_line(error, 200)}): every session was "
-                    "ended. Look at the engine's log lines above, then start the daemon again."
-                ) from error
-            anyio.from_thread.run_sync(self._dispatch, outputs)
-
-    def _dispatch(self, outputs: Any) -> None:
-        """Hand one engine step to its streams; on the Trio thread."""
-        self.steps += 1
-        for output in outputs.outputs:
-            stream = self._streams.get(output.request_id)
-            if stream is not None:
-                stream._deliver(output.new_token_ids, output.finish_reason)
-
-    def _fail_all(self) -> None:
-        for stream in self._streams.values():
-            stream._fail(_unavailable())
+    def _watch(self) -> None:
+        """Sleep until `stop` is called or an engine process ends."""
+        assert self._channel is not None
+        connection.wait([*self._channel.sentinels, self._stop_seen])
+        anyio.from_thread.run(self._stop_pump)
+        if not self._stopping:
+            raise EngineDeadError(
+                "The engine died: every session was ended. Look at the engine's log lines above, "
+                "then start the daemon again."
+            )
 
     def _shut_down(self) -> None:
-        if self._client is not None:
+        if self._channel is not None:
             with suppress(Exception):
-                self._client.shutdown(timeout=5.0)
+                self._channel.close(_SHUTDOWN_S)
         for process in multiprocessing.active_children():
             process.join(1.0)
             if process.is_alive():
                 process.kill()
+
+
+def _open_channel(config: Any) -> CoreChannel:
+    try:
+        return CoreChannel(config)
+    except EngineStartError:
+        raise
+    except Exception as error:
+        raise EngineStartError(
+            f"The engine did not start: {engine_args.one_line(error)} "
+            "Run again with --log-level debug to see vLLM's own log."
+        ) from error
 
 
 def _unavailable() -> EngineUnavailable:

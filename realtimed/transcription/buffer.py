@@ -1,10 +1,11 @@
-"""The audio buffer between a connection's receive loop and its generation task.
+"""The audio buffer between a connection's receive loop and recognition.
 
-The samples lie in an `AudioRing`, addressed by the session's clock. Two memory channels of one
-slot each carry the news between the two tasks: "there is more" one way, "there is room" the
-other. They hold no audio, so a flood of tiny messages costs no memory.
+The samples lie in an `AudioRing`, addressed by the session's clock. A memory channel of one slot
+carries the news that there is room again; it holds no audio, so a flood of tiny messages costs
+no memory.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -16,13 +17,14 @@ from realtimed.errors import BufferOverflow
 
 
 class AudioBuffer:
-    """A bounded ring with back-pressure. One producer task, one consumer task."""
+    """A bounded ring with back-pressure. One producer, one consumer."""
 
     def __init__(self, capacity: int, overflow_s: float) -> None:
         """`capacity` in samples; `overflow_s`: how long it may stay full, in seconds."""
         self.ring = AudioRing(capacity)
         self._overflow_s = overflow_s
-        self._news_in, self._news_out = trio.open_memory_channel[None](1)
+        self.on_news: Callable[[], None] | None = None
+        """Called when there is more audio or an utterance has ended; must not block."""
         self._room_in, self._room_out = trio.open_memory_channel[None](1)
 
     async def room(self) -> int:
@@ -35,18 +37,14 @@ class AudioBuffer:
         return self.ring.free
 
     def append(self, samples: NDArray[np.float32]) -> None:
-        """Add 1-d float32 samples, no more than there is room for, and wake the consumer."""
+        """Add 1-d float32 samples, no more than there is room for, and tell the consumer."""
         self.ring.append(samples)
         self.notify()
 
     def notify(self) -> None:
-        """Wake the consumer: there is audio, or an utterance has ended."""
-        with suppress(trio.WouldBlock):  # the last news is not yet taken, and says the same
-            self._news_in.send_nowait(None)
-
-    async def wait_for_news(self) -> None:
-        """Return once `notify` has been called since the last return."""
-        await self._news_out.receive()
+        """Tell the consumer that there is audio, or that an utterance has ended."""
+        if self.on_news is not None:
+            self.on_news()
 
     def release(self, position: int) -> None:
         """Forget the audio before session position `position` and let the producer go on."""

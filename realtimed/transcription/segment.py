@@ -1,5 +1,6 @@
 """A segment: one engine request, from its first frame to the end of its flush. Sans-IO."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -61,9 +62,9 @@ class Segment:
         self._feed = None
         return frame
 
-    def answered(self, token_ids: list[int]) -> None:
+    def answered(self, token_ids: Sequence[int]) -> None:
         """The engine's tokens for the frame in flight."""
-        self._feed = token_ids[-1:]
+        self._feed = list(token_ids[-1:])
         self.completion_tokens += len(token_ids)
 
     @property

@@ -1,12 +1,18 @@
-"""The generation task of a session: utterances in, text out, one engine request at a time."""
+"""The generation task of a session: utterances in, text out, one engine request at a time.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+The hot path has no task of its own. New audio and each answer of the engine call `_Feeder.advance`
+where they happen, so that a frame costs no switch between tasks; the generation task waits for
+whole segments, and holds what needs a task: order, deadlines, and a clean end when cancelled.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
 from realtimed.engine.core import Engine, EngineStream
-from realtimed.errors import WireError
+from realtimed.errors import EngineFailed, WireError
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.segment import Segment
 from realtimed.transcription.utterance import SegmentChain, Utterance
@@ -15,14 +21,14 @@ from realtimed.wire.events import Usage
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Where the generation task reports; called from its task, must not block."""
+    """Where recognition reports. Called from whatever task made progress; must not block."""
 
     text: Callable[[int, str], None]
     """Utterance id and text to append."""
     done: Callable[[int, Usage], None]
     """The utterance is complete."""
     failed: Callable[[int, WireError], None]
-    """The utterance ended with an error."""
+    """The utterance ended with an error. On return its `end` is set."""
 
 
 @dataclass(slots=True)
@@ -36,7 +42,10 @@ class Transcriber:
     """Seconds without an answer to a frame after which the utterance fails."""
 
     async def run(self, utterances: trio.MemoryReceiveChannel[Utterance]) -> None:
-        """Serve until the sending side of `utterances` is closed and all are finished."""
+        """Serve until the sending side of `utterances` is closed and all are finished.
+
+        Raises: a `WireError` that ends the session, if the engine is gone.
+        """
         async for utterance in utterances:
             try:
                 usage = await self._utterance(utterance)
@@ -44,49 +53,92 @@ class Transcriber:
                 if error.close_code is not None:
                     raise  # ends the session, and the session's last event says so
                 self.listener.failed(utterance.id, error)
-                await self._discard(utterance)
             else:
                 self.listener.done(utterance.id, usage)
+            assert utterance.end is not None
+            self.buffer.release(utterance.end)
 
     async def _utterance(self, utterance: Utterance) -> Usage:
         chain = SegmentChain(self.engine.info, utterance)
         while True:
-            await self._segment(chain, chain.current)
+            await self._segment(chain)
             if not chain.advance():
                 break
-        assert utterance.end is not None
-        self.buffer.release(utterance.end)
         return Usage(chain.prompt_tokens, chain.completion_tokens, round(chain.audio_seconds, 4))
 
-    async def _segment(self, chain: SegmentChain, segment: Segment) -> None:
-        stream = self.engine.open_stream()
+    async def _segment(self, chain: SegmentChain) -> None:
+        feeder = _Feeder(chain, chain.current, self.buffer, self.listener, self.engine)
+        self.buffer.on_news = feeder.advance
         try:
-            await self._feed(chain, segment, stream)
+            feeder.advance()
+            await self._finished(feeder)
         finally:
             # Also the path of cancellation: a vanished client's request leaves the engine here.
-            stream.close()
+            self.buffer.on_news = None
+            feeder.stream.close()
+        if feeder.error is not None:
+            raise feeder.error
 
-    async def _feed(self, chain: SegmentChain, segment: Segment, stream: EngineStream) -> None:
-        detokenizer = self.engine.detokenizer()
-        ring, buffer = self.buffer.ring, self.buffer
-        while True:
-            chain.follow(ring)
-            frame = segment.next_frame(ring)
-            if frame is None:
-                if segment.cut_reason is not None:
-                    return
-                await buffer.wait_for_news()
-                continue
-            tokens = await stream.step(frame.token_ids, frame.audio, self.stall_s)
-            segment.answered(tokens)
-            buffer.release(segment.framer.needed_from)
-            text = detokenizer.text(tokens)
-            if text:
-                self.listener.text(chain.utterance.id, text)
+    async def _finished(self, feeder: "_Feeder") -> None:
+        """Wait for the end of the segment; a frame without an answer is an end, too."""
+        while not feeder.finished.is_set():
+            oldest = feeder.sent_at or trio.current_time()
+            with trio.move_on_at(oldest + self.stall_s):
+                await feeder.finished.wait()
+            if feeder.sent_at and trio.current_time() >= feeder.sent_at + self.stall_s:
+                raise EngineFailed(
+                    f"The engine gave no answer for {self.stall_s:g} s: the utterance was ended. "
+                    "Send it again, or tell the operator."
+                )
 
-    async def _discard(self, utterance: Utterance) -> None:
-        """Let the rest of a failed utterance's audio go by, so that the next one finds room."""
-        while utterance.end is None:
-            self.buffer.release(self.buffer.ring.end)
-            await self.buffer.wait_for_news()
-        self.buffer.release(utterance.end)
+
+@dataclass(slots=True)
+class _Feeder:
+    """Carries one segment through the engine, frame by frame, from callbacks."""
+
+    chain: SegmentChain
+    segment: Segment
+    buffer: AudioBuffer
+    listener: Listener
+    engine: Engine
+    finished: trio.Event = field(default_factory=trio.Event)
+    error: Exception | None = None
+    sent_at: float = 0.0
+    """Trio's time when the frame in flight was sent, 0 if none is."""
+    stream: EngineStream = field(init=False)
+    _detokenizer: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stream = self.engine.open_stream(self._answered, self._failed)
+        self._detokenizer = self.engine.detokenizer()
+
+    def advance(self) -> None:
+        """Send the next frame, if the last is answered and the audio is there."""
+        if self.sent_at or self.finished.is_set():
+            return
+        try:
+            self._advance()
+        except Exception as error:  # noqa: BLE001 - raised again by the segment's own task
+            self._failed(error)
+
+    def _advance(self) -> None:
+        self.chain.follow(self.buffer.ring)
+        frame = self.segment.next_frame(self.buffer.ring)
+        if frame is not None:
+            self.stream.send(frame.token_ids, frame.audio)
+            self.sent_at = trio.current_time()
+        elif self.segment.cut_reason is not None:
+            self.finished.set()
+
+    def _answered(self, tokens: Sequence[int]) -> None:
+        self.sent_at = 0.0
+        self.segment.answered(tokens)
+        self.buffer.release(self.segment.framer.needed_from)
+        text = self._detokenizer.text(tokens)
+        if text:
+            self.listener.text(self.chain.utterance.id, text)
+        self.advance()
+
+    def _failed(self, error: Exception) -> None:
+        self.error = error
+        self.finished.set()
