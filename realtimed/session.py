@@ -107,7 +107,7 @@ class Session:
         if event.model and event.model not in self.served_models:
             shown = event.model if len(event.model) <= 200 else event.model[:199] + "…"
             error = ModelNotFound(
-                f"The model `{shown}` does not exist. Served here: {', '.join(self.served_models)}."
+                f"The model `{shown}` does not exist. Served here: {', '.join(_public(self))}."
             )
             return [refuse(error)]
         return self._transition(Cause.CONFIGURE)
@@ -208,6 +208,11 @@ class Session:
 
     def _not_validated(self) -> list[Action]:
         return [refuse(ModelNotValidated(_NOT_VALIDATED))]
+
+
+def _public(session: Session) -> list[str]:
+    """The served names that are no path of the server."""
+    return [name for name in session.served_models if not name.startswith("/")] or ['"" (default)']
 
 
 _NOT_VALIDATED = "No model yet: send session.update with a model before the first commit."

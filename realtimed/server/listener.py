@@ -148,7 +148,7 @@ class Server:
         async with trio.open_nursery() as nursery:
             socket = await self._accept(nursery, ReplayStream(stream, upgrade.replay()))
             if socket is not None:
-                await self._converse(Connection(socket, dialect, self.engine, self.limits))  # type: ignore[arg-type]
+                await self.converse(socket, dialect)
             nursery.cancel_scope.cancel()
 
     async def _accept(
@@ -166,7 +166,9 @@ class Server:
             return await request.accept(subprotocol="realtime" if offered else None)
         return None
 
-    async def _converse(self, connection: Connection) -> None:
+    async def converse(self, socket: WebSocketConnection, dialect: ModuleType) -> None:
+        """Serve one accepted socket to its end."""
+        connection = Connection(socket, dialect, self.engine, self.limits)  # type: ignore[arg-type]
         self.sessions.add(connection)
         log.info("session begins", extra={"session": connection.id})
         try:
