@@ -82,10 +82,12 @@ class Transcriber:
     async def _finished(self, feeder: "_Feeder") -> None:
         """Wait for the end of the segment; a frame without an answer is an end, too."""
         while not feeder.finished.is_set():
-            oldest = feeder.sent_at or trio.current_time()
-            with trio.move_on_at(oldest + self.stall_s):
+            since = trio.current_time() if feeder.sent_at is None else feeder.sent_at
+            with trio.move_on_at(since + self.stall_s):
                 await feeder.finished.wait()
-            if feeder.sent_at and trio.current_time() >= feeder.sent_at + self.stall_s:
+                return
+            sent_at = feeder.sent_at
+            if sent_at is not None and trio.current_time() >= sent_at + self.stall_s:
                 raise EngineFailed(
                     f"The engine gave no answer for {self.stall_s:g} s: the utterance was ended. "
                     "Send it again, or tell the operator."
@@ -103,8 +105,8 @@ class _Feeder:
     engine: Engine
     finished: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None
-    sent_at: float = 0.0
-    """Trio's time when the frame in flight was sent, 0 if none is."""
+    sent_at: float | None = None
+    """Trio's time when the frame in flight was sent; `None` if none is."""
     stream: EngineStream = field(init=False)
     _detokenizer: Any = field(init=False)
 
@@ -114,7 +116,7 @@ class _Feeder:
 
     def advance(self) -> None:
         """Send the next frame, if the last is answered and the audio is there."""
-        if self.sent_at or self.finished.is_set():
+        if self.sent_at is not None or self.finished.is_set():
             return
         try:
             self._advance()
@@ -131,7 +133,7 @@ class _Feeder:
             self.finished.set()
 
     def _answered(self, tokens: Sequence[int]) -> None:
-        self.sent_at = 0.0
+        self.sent_at = None
         self.segment.answered(tokens)
         self.buffer.release(self.segment.framer.needed_from)
         text = self._detokenizer.text(tokens)
