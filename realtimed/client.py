@@ -18,12 +18,11 @@ with the exit code that `realtimed transcribe` gives for it.
 """
 
 import math
-import os
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing, asynccontextmanager
-from typing import ClassVar, Final, NoReturn
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -32,14 +31,30 @@ import trio
 from numpy.typing import NDArray
 from trio_websocket import (
     ConnectionClosed,
-    ConnectionRejected,
     HandshakeError,
     WebSocketConnection,
     open_websocket_url,
 )
 
 from realtimed.audio.pcm import encode_pcm16
-from realtimed.errors import ModelNotFound, RealtimedError, WireError
+from realtimed.client_errors import (
+    ClientError,
+    ConnectionLost,
+    InvalidUrl,
+    ModelUnknown,
+    NotReachable,
+    ProtocolError,
+    Refused,
+    ServerError,
+    Unauthorised,
+    Unavailable,
+    connection_lost,
+    ended_early,
+    error_from,
+    raise_unopened,
+    unanswered,
+)
+from realtimed.errors import WireError
 from realtimed.wire import vllm
 from realtimed.wire.events import (
     Append,
@@ -52,6 +67,26 @@ from realtimed.wire.events import (
     TextDelta,
     UtteranceDone,
 )
+
+__all__ = [
+    "Audio",
+    "ClientError",
+    "ConnectionLost",
+    "Events",
+    "InvalidUrl",
+    "ModelUnknown",
+    "NotReachable",
+    "ProtocolError",
+    "Refused",
+    "ServerError",
+    "Session",
+    "Unauthorised",
+    "Unavailable",
+    "Utterance",
+    "connect",
+    "error_from",
+    "realtime_url",
+]
 
 Audio = NDArray[np.float32] | bytes
 """A piece of sound at 16 kHz, mono: 1-d float32 in [-1, 1], or signed 16-bit LE PCM bytes."""
@@ -67,84 +102,6 @@ _MAX_APPEND_BYTES: Final = 2**19
 _PING_AFTER_S: Final = 20.0
 _PONG_WITHIN_S: Final = 20.0
 _CLOSE_WITHIN_S: Final = 2.0
-
-# --- errors ------------------------------------------------------------------------------
-
-
-class ClientError(RealtimedError):
-    """Root of what can go wrong between a client and a daemon, each with an exit code."""
-
-    exit_code: ClassVar[int] = 8
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-
-
-class InvalidUrl(ClientError):
-    """The address is not one of a WebSocket server."""
-
-    exit_code = 2
-
-
-class NotReachable(ClientError):
-    """Nothing answers at the address, or what answers does not speak WebSocket."""
-
-    exit_code = 3
-
-
-class Refused(ClientError):
-    """The server refused the connection over HTTP with `status`."""
-
-    exit_code = 4
-
-    def __init__(self, message: str, *, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Unauthorised(Refused):
-    """HTTP 401 or 403: no key, an unknown one, or one that may not do this."""
-
-
-class Unavailable(Refused):
-    """HTTP 503 or 429: not now. `retry_after_s` is the server's Retry-After, if it sent one."""
-
-    exit_code = 5
-
-    def __init__(self, message: str, *, status: int, retry_after_s: int | None) -> None:
-        super().__init__(message, status=status)
-        self.retry_after_s = retry_after_s
-
-
-class ServerError(ClientError):
-    """The server answered with an error event of this `code`."""
-
-    def __init__(self, message: str, *, code: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class ModelUnknown(ServerError):
-    """The model that was asked for is not served here."""
-
-    exit_code = 6
-
-
-class ProtocolError(ClientError):
-    """The server sent something that is not of the dialect."""
-
-
-class ConnectionLost(ClientError):
-    """The connection ended early. `code` and `reason` are those of its close frame, if any.
-
-    Code 1006 stands for a connection that ended without one (RFC 6455 section 7.1.5).
-    """
-
-    def __init__(self, message: str, *, code: int, reason: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.reason = reason
 
 
 # --- addresses ---------------------------------------------------------------------------
@@ -171,11 +128,6 @@ def realtime_url(url: str) -> str:
     path = parts.path.rstrip("/")
     path = DEFAULT_PATH if path in ("", "/v1") else parts.path
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
-
-
-def _without_query(url: str) -> str:
-    # A query may hold a secret, and messages end up in logs.
-    return url.partition("?")[0]
 
 
 # --- the session -------------------------------------------------------------------------
@@ -286,7 +238,7 @@ class Session:
             with trio.fail_after(self._send_timeout_s):
                 await self._ws.send_message(message)
         except ConnectionClosed as closed:
-            raise _lost(closed) from None
+            raise connection_lost(closed) from None
         except trio.TooSlowError:
             raise ConnectionLost(
                 f"The server has read nothing for {self._send_timeout_s:g} s. It is overloaded"
@@ -324,7 +276,7 @@ class Session:
             try:
                 message = await self._receive()
             except ConnectionClosed as closed:
-                lost = _lost(closed)
+                lost = connection_lost(closed)
                 if lost.code == 1000 and not self._finals_owed:
                     return None
                 raise lost from None
@@ -379,7 +331,7 @@ class Utterance:
 
     async def __anext__(self) -> TextDelta | UtteranceDone:
         if self._ended_early:
-            raise _ended_early()
+            raise ended_early()
         event = None if self._ended else await self._session._next()
         match event:
             case TextDelta():
@@ -392,7 +344,7 @@ class Utterance:
                 raise error_from(event)
         if self._ended:
             raise StopAsyncIteration
-        raise _lost(ConnectionClosed(self._session._ws.closed))
+        raise connection_lost(ConnectionClosed(self._session._ws.closed))
 
 
 @asynccontextmanager
@@ -449,29 +401,9 @@ async def connect(
                         await ws.aclose()
                     scope.deadline = trio.current_time() + _CLOSE_WITHIN_S
     except HandshakeError as error:
-        _raise_unopened(error, address)
+        raise_unopened(error, address)
     if not opened:
-        raise _unanswered(address, connect_timeout_s)
-
-
-def error_from(event: ErrorOccurred) -> ServerError:
-    """The exception that says what an error event says."""
-    said = _one_line(event.message)
-    if event.code == ModelNotFound.code:
-        return ModelUnknown(
-            f"The model is not served here: {said} Leave the model out to use the served one.",
-            code=event.code,
-        )
-    return ServerError(f"The server reported an error ({event.code}): {said}", code=event.code)
-
-
-def _ended_early() -> ServerError:
-    # vLLM's own server does this when a request reaches the length limit of the model.
-    return ServerError(
-        "The server ended the utterance before the audio did; the text is not complete."
-        " Send shorter utterances, or serve with a larger max-model-len.",
-        code="ended_early",
-    )
+        raise unanswered(address, connect_timeout_s)
 
 
 # --- below the session -------------------------------------------------------------------
@@ -495,7 +427,7 @@ async def _greeting(ws: WebSocketConnection, timeout_s: float) -> str:
         with trio.fail_after(timeout_s):
             event = _decode(await ws.get_message())
     except ConnectionClosed as closed:
-        raise _lost(closed) from None
+        raise connection_lost(closed) from None
     except trio.TooSlowError:
         raise NotReachable(
             f"The server accepted the connection but has said nothing for {timeout_s:g} s."
@@ -516,103 +448,6 @@ def _decode(message: str | bytes) -> ServerEvent | None:
         return vllm.decode_server(message)
     except WireError as error:
         raise ProtocolError(error.message) from error
-
-
-def _lost(closed: ConnectionClosed) -> ConnectionLost:
-    code = closed.reason.code if closed.reason else 1006
-    reason = closed.reason.reason if closed.reason else None
-    said = f", saying: {_one_line(reason)}" if reason else "."
-    advice = " Connect again, and look at the server's log if that does not help."
-    if code == 1006:
-        message = "The connection broke without a close frame." + advice
-    else:
-        message = f"The server closed the connection with code {code}{said}" + (
-            advice if said == "." else ""
-        )
-    return ConnectionLost(message, code=code, reason=reason)
-
-
-def _unanswered(url: str, timeout_s: float) -> NotReachable:
-    return NotReachable(
-        f"No WebSocket answer from {_without_query(url)} within {timeout_s:g} s."
-        " Check the address, the port, and ws:// against wss://."
-    )
-
-
-def _raise_unopened(error: HandshakeError, url: str) -> NoReturn:
-    shown = _without_query(url)
-    if isinstance(error, ConnectionRejected):
-        raise _rejected(error, shown) from None
-    raise NotReachable(
-        f"Nothing answers at {shown}: {_why(error.__cause__)}."
-        " Is the daemon running? Start it with: realtimed serve"
-    ) from None
-
-
-def _why(error: BaseException | None) -> str:
-    """The system's words for a failed connection; Trio puts them beneath its own."""
-    while error is not None:
-        if isinstance(error, OSError) and error.strerror:
-            # Trio puts the address into `strerror`; name resolution has numbers below zero.
-            number = error.errno or 0
-            return os.strerror(number) if number > 0 else _one_line(error.strerror)
-        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
-        error = inner or error.__cause__
-    return "no connection"
-
-
-def _rejected(error: ConnectionRejected, shown: str) -> Refused:
-    status, said = error.status_code, _said(error.body)
-    if status in (401, 403):
-        return Unauthorised(
-            f"The server refused the connection with HTTP {status}{said}."
-            " Expected a valid API key and a path that is served.",
-            status=status,
-        )
-    if status in (429, 503):
-        retry_after_s = _retry_after_s(error)
-        when = "later" if retry_after_s is None else f"in {retry_after_s} s"
-        return Unavailable(
-            f"The server is not available now (HTTP {status}){said}. Try again {when}.",
-            status=status,
-            retry_after_s=retry_after_s,
-        )
-    return Refused(
-        f"The server refused the connection with HTTP {status}{said}."
-        f" Expected a WebSocket at {shown}: check the path of the URL.",
-        status=status,
-    )
-
-
-def _retry_after_s(error: ConnectionRejected) -> int | None:
-    for name, value in error.headers:
-        if name.lower() == b"retry-after" and re.fullmatch(rb"[0-9]{1,9}", value.strip()):
-            return int(value)
-    return None
-
-
-class _Body(msgspec.Struct):
-    """The JSON bodies of refusals: `{"error": {"message": ...}}` and flatter ones."""
-
-    error: str | dict[str, object] | None = None
-    message: str | None = None
-
-
-def _said(body: bytes | None) -> str:
-    """What the body of a refusal says, as the tail of a sentence; empty for HTML and the like."""
-    try:
-        parsed = msgspec.json.decode(body or b"", type=_Body)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return ""
-    inner = parsed.error.get("message") if isinstance(parsed.error, dict) else parsed.error
-    text = inner or parsed.message
-    return f": {_one_line(text).rstrip('.')}" if isinstance(text, str) else ""
-
-
-def _one_line(text: str, limit: int = 300) -> str:
-    """`text` without line breaks and control characters, for a terminal and a log."""
-    plain = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(plain.split())[:limit]
 
 
 async def _each(audio: Iterable[Audio] | AsyncIterable[Audio]) -> AsyncGenerator[Audio, None]:
