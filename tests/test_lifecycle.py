@@ -42,10 +42,14 @@ async def test_refuses_while_loading_then_serves_then_drains(fresh: DaemonProces
     finals: list[str] = []
     draining = trio.Event()
 
-    async def talk(name: str) -> None:
+    async def talk(
+        name: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         async with raw_client(fresh.url) as client:
             await client.commit()
             await client.speak(load_sample(name))
+            assert (await client.receive())["type"] == "transcription.delta"
+            task_status.started()
             await draining.wait()
             while (event := await client.receive())["type"] != "transcription.done":
                 assert event["type"] == "transcription.delta"
@@ -55,15 +59,13 @@ async def test_refuses_while_loading_then_serves_then_drains(fresh: DaemonProces
 
     async with trio.open_nursery() as nursery:  # ends when every client has seen its close
         for name in ("digits", "callsign", "espeak"):
-            nursery.start_soon(talk, name)
-        await trio.to_thread.run_sync(fresh.wait_for, r"session begins(?s:.*)")
-        await trio.sleep(1)
+            await nursery.start(talk, name)
         fresh.send_signal(signal.SIGTERM)
         await trio.to_thread.run_sync(fresh.wait_for, "SIGTERM: draining")
-        draining.set()
-        with pytest.raises((Unavailable, Exception)):
+        with pytest.raises(Unavailable, match="stopping"):
             async with connect(fresh.url):
                 pass
+        draining.set()
     assert sorted(finals) == sorted(manifest()[n].text for n in ("digits", "callsign", "espeak"))
     assert await trio.to_thread.run_sync(fresh.wait) == 0
     assert wait_gone(processes, GONE_S) == []
@@ -131,6 +133,7 @@ async def test_a_second_signal_stops_at_once(fresh: DaemonProcess) -> None:
         (["--prot", "1"], 2, "--port"),
         (["--engine.max-model-lenn", "8"], 2, "max_model_len"),
         (["--engine.max-model-len", "many"], 2, "max-model-len"),
+        (["--engine.max-model-len", "60"], 2, "max_model_len is 60"),
         (["/nonexistent/model"], 3, "model"),
     ],
 )

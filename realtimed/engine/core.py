@@ -25,7 +25,13 @@ from realtimed.engine import args as engine_args
 from realtimed.engine.channel import CoreChannel, EngineCoreDied
 from realtimed.engine.plugin import COUNTS_METHOD
 from realtimed.engine.spec import ModelInfo
-from realtimed.errors import EngineDeadError, EngineFailed, EngineStartError, EngineUnavailable
+from realtimed.errors import (
+    ConfigError,
+    EngineDeadError,
+    EngineFailed,
+    EngineStartError,
+    EngineUnavailable,
+)
 
 _SHUTDOWN_S = 5.0
 
@@ -279,6 +285,13 @@ class Engine:
         self._requests = voxtral.FrameRequests(cls.realtime_max_tokens)
         geometry = voxtral.geometry(self._tokenizer)
 
+        length = config.model_config.max_model_len
+        if length < geometry.shortest_model_len:
+            raise ConfigError(
+                f"engine.max_model_len is {length}: this model needs at least "
+                f"{geometry.shortest_model_len} to stream. Leave it out for the model's own."
+            )
+
         phase("starting the engine and loading weights")
         if self._stopping:
             raise EngineStartError("Stopped while the engine was starting.")
@@ -288,7 +301,7 @@ class Engine:
             served_names=spec.served_names or (spec.model,),
             architecture=cls.__name__,
             geometry=geometry,
-            max_model_len=config.model_config.max_model_len,
+            max_model_len=length,
             max_num_seqs=config.scheduler_config.max_num_seqs,
             max_chunk_tokens=cls.realtime_max_tokens,
         )
@@ -296,7 +309,8 @@ class Engine:
     def _watch(self) -> None:
         """Sleep until `stop` is called or an engine process ends."""
         assert self._channel is not None
-        connection.wait([*self._channel.sentinels, self._stop_seen])
+        if not self._stopping:  # it may have been told while the model was loading
+            connection.wait([*self._channel.sentinels, self._stop_seen])
         anyio.from_thread.run(self._stop_pump)
         if not self._stopping:
             raise EngineDeadError(

@@ -33,6 +33,12 @@ class StreamGeometry:
         """Frames that the flush of a segment can take: its padding and a partial frame."""
         return self.right_pad // self.samples_per_token + 1
 
+    @property
+    def shortest_model_len(self) -> int:
+        """The least `max_model_len` that leaves a segment two seconds of audio and its flush."""
+        two_seconds = 2 * self.sample_rate // self.samples_per_token
+        return len(self.prompt) + two_seconds + self.right_pad_tokens + 2
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
