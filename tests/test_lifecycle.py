@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 import trio
@@ -145,6 +147,19 @@ def test_a_wrong_start_is_one_line_and_an_exit_code(
     assert "Traceback" not in process.log
     assert message in process.lines[-1]
     assert process.lines[-1].startswith("realtimed: ")
+
+
+def test_serving_without_vllm_says_how_to_install_it() -> None:
+    """Most clients have none; the rest of the package works without it."""
+    program = (
+        "import sys; sys.modules.update(vllm=None, zmq=None, torch=None); "
+        "from realtimed.cli import main; sys.exit(main(['serve', '--port', '0']))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert run.returncode == 3, run.stderr
+    assert b"vLLM is not installed" in run.stderr
+    assert b"realtimed[cuda]" in run.stderr
+    assert b"Traceback" not in run.stderr
 
 
 def test_a_port_that_is_taken_is_said_before_the_model_is_loaded() -> None:

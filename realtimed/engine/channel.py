@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import trio
-import zmq
 
 from realtimed.errors import EngineStartError
 
@@ -27,6 +26,7 @@ class CoreChannel:
 
         Raises: whatever vLLM raises, and `EngineStartError` for data parallelism.
         """
+        import zmq
         from vllm.v1.engine import EngineCoreRequestType
         from vllm.v1.engine.core import EngineCoreProc
         from vllm.v1.engine.core_client import MPClient
@@ -48,6 +48,7 @@ class CoreChannel:
             executor_class=Executor.get_class(config),
             log_stats=False,
         )
+        self._zmq: Any = zmq  # comes with vLLM, and so as late as vLLM
         self._types = EngineCoreRequestType
         self._dead: bytes = EngineCoreProc.ENGINE_CORE_DEAD
         self._input: Any = self._client.input_socket
@@ -85,7 +86,7 @@ class CoreChannel:
 
         Raises: `EngineCoreDied` if the core reports its own end.
         """
-        descriptor = self._output.getsockopt(zmq.FD)
+        descriptor = self._output.getsockopt(self._zmq.FD)
         while True:
             # ZeroMQ's descriptor tells of changes, not of states: read until nothing is left.
             while (outputs := self._receive()) is not None:
@@ -102,12 +103,12 @@ class CoreChannel:
     def _send(self, kind: Any, message: Any) -> None:
         parts = (self._client.core_engine, kind.value, *self._client.encoder.encode(message))
         # Copied at once: for a frame that is cheaper than tracking who still holds it.
-        self._input.send_multipart(parts, zmq.NOBLOCK)
+        self._input.send_multipart(parts, self._zmq.NOBLOCK)
 
     def _receive(self) -> Any:
         try:
-            frames = self._output.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
+            frames = self._output.recv_multipart(self._zmq.NOBLOCK, copy=False)
+        except self._zmq.Again:
             return None
         if len(frames) == 1 and frames[0].buffer == self._dead:
             raise EngineCoreDied

@@ -271,7 +271,13 @@ class Engine:
             anyio.from_thread.run_sync(progress, name)
 
         phase("importing vLLM")
-        from vllm.tokenizers import cached_tokenizer_from_config
+        try:
+            from vllm.tokenizers import cached_tokenizer_from_config
+        except ModuleNotFoundError as error:
+            raise EngineStartError(
+                f"vLLM is not installed (no module {error.name}): pip install 'realtimed[cuda]' on "
+                "a GPU machine, or see conf/requirements-cpu.txt for a CPU."
+            ) from error
 
         from realtimed.engine import voxtral
 
