@@ -1,6 +1,7 @@
 """The daemon: its nursery tree, its signals, and the order in which it starts and stops."""
 
 import errno
+import gc
 import logging
 import signal
 from dataclasses import dataclass, field
@@ -126,6 +127,9 @@ class Daemon:
         self.server.max_sessions = min(
             self.settings.max_sessions or info.max_num_seqs, info.max_num_seqs
         )
+        # What is loaded by now stays for good: the collector need not look through it again.
+        gc.collect()
+        gc.freeze()
         if self._stop.is_set():
             return
         self.server.state = State.READY

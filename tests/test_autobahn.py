@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import kosoku
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from realtimed.config import Limits
 from realtimed.engine.core import Engine, EngineSpec
 from realtimed.server.listener import Server, State
+from realtimed.server.websocket import SocketClosed, WebSocket
 
 CASES = 247
 
@@ -19,10 +19,10 @@ CASES = 247
 class EchoServer(Server):
     """The real listener and handshake with an echo where a session would be."""
 
-    async def converse(self, socket: WebSocketConnection, dialect: ModuleType) -> None:
-        with suppress(ConnectionClosed):
+    async def converse(self, socket: WebSocket, dialect: ModuleType) -> None:
+        with suppress(SocketClosed):
             while True:
-                await socket.send_message(await socket.get_message())
+                await socket.send(await socket.receive())
 
 
 def run_cases(url: str) -> list[Any]:

@@ -6,7 +6,7 @@ which starts the engine and makes the sockets, with the reading done by Trio: it
 daemon spends on a frame (docs/performance.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -65,6 +65,15 @@ class CoreChannel:
         """Send one `EngineCoreRequest`; does not block."""
         self._send(self._types.ADD, request)
 
+    def encode(self, request: Any) -> Sequence[Any]:
+        """Encode a request as vLLM does: the message, and buffers that travel beside it."""
+        encoded: Sequence[Any] = self._client.encoder.encode(request)
+        return encoded
+
+    def add_encoded(self, message: bytes) -> None:
+        """Send one request that is already encoded, in one piece; does not block."""
+        self._send_parts(self._types.ADD, (message,))
+
     def abort(self, request_ids: list[str]) -> None:
         """Free these requests; unknown ones are no error. Does not block."""
         self._send(self._types.ABORT, request_ids)
@@ -101,15 +110,18 @@ class CoreChannel:
         self._client.shutdown(timeout=timeout_s)
 
     def _send(self, kind: Any, message: Any) -> None:
-        parts = (self._client.core_engine, kind.value, *self._client.encoder.encode(message))
+        self._send_parts(kind, self.encode(message))
+
+    def _send_parts(self, kind: Any, encoded: Sequence[Any]) -> None:
+        parts = (self._client.core_engine, kind.value, *encoded)
         # Copied at once: for a frame that is cheaper than tracking who still holds it.
         self._input.send_multipart(parts, self._zmq.NOBLOCK)
 
     def _receive(self) -> Any:
-        try:
-            frames = self._output.recv_multipart(self._zmq.NOBLOCK, copy=False)
-        except self._zmq.Again:
+        # Asked first: an exception for "nothing there" costs more than most steps do.
+        if not self._output.getsockopt(self._zmq.EVENTS) & self._zmq.POLLIN:
             return None
+        frames = self._output.recv_multipart(self._zmq.NOBLOCK, copy=False)
         if len(frames) == 1 and frames[0].buffer == self._dead:
             raise EngineCoreDied
         return self._client.decoder.decode(frames)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from realtimed.engine import args as engine_args
 from realtimed.engine.channel import CoreChannel, EngineCoreDied
+from realtimed.engine.frames import FrameRequests, FrameTemplate
 from realtimed.engine.plugin import COUNTS_METHOD
 from realtimed.engine.spec import ModelInfo
 from realtimed.errors import (
@@ -69,6 +70,7 @@ class EngineStream:
         self._on_failure = on_failure
         self._started = False
         self._closed = False
+        self._template: FrameTemplate | None = None
 
     def send(self, token_ids: Sequence[int], audio: NDArray[np.float32]) -> None:
         """Send one frame; does not block.
@@ -80,7 +82,7 @@ class EngineStream:
         if not token_ids or not len(audio) or self._closed:
             raise AssertionError("a frame has tokens and audio, and goes to an open stream")
         self._started = True
-        self._engine._send_frame(self.request_id, token_ids, audio)
+        self._engine._send_frame(self, token_ids, audio)
 
     def close(self) -> None:
         """End the request and free its slot in the engine."""
@@ -209,11 +211,20 @@ class Engine:
         return None if counts is None else (counts[0], counts[1])
 
     def _send_frame(
-        self, request_id: str, token_ids: Sequence[int], audio: NDArray[np.float32]
+        self, stream: EngineStream, token_ids: Sequence[int], audio: NDArray[np.float32]
     ) -> None:
-        if self._channel is None or self._pumped.is_set():
+        channel, template = self._channel, stream._template
+        if channel is None or self._pumped.is_set():
             raise _unavailable()
-        self._channel.add(self._requests.frame(request_id, token_ids, audio))
+        encoded = None if template is None else template.fill(token_ids, audio)
+        if encoded is not None:
+            channel.add_encoded(encoded)
+            return
+        channel.add(self._requests.frame(stream.request_id, token_ids, audio))
+        if template is None and len(token_ids) == 1:
+            stream._template = FrameTemplate(
+                self._requests, channel.encode, stream.request_id, len(audio)
+            )
 
     def _close_stream(self, stream: EngineStream, *, abort: bool) -> None:
         if self._streams.pop(stream.request_id, None) is None or not abort:
@@ -288,7 +299,7 @@ class Engine:
         cls = voxtral.require_voxtral(config.model_config)
         self._tokenizer = cached_tokenizer_from_config(config.model_config)
         self._silent_ids = voxtral.silent_ids(self._tokenizer)
-        self._requests = voxtral.FrameRequests(cls.realtime_max_tokens)
+        self._requests = FrameRequests(cls.realtime_max_tokens)
         geometry = voxtral.geometry(self._tokenizer)
 
         length = config.model_config.max_model_len

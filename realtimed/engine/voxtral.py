@@ -1,15 +1,11 @@
-"""Voxtral Realtime on vLLM: its frame arithmetic, its requests, its text.
+"""Voxtral Realtime on vLLM: its frame arithmetic and its text (its requests: `frames`).
 
 vLLM's `VoxtralRealtimeBuffer` and `RealtimeConnection` are the behaviour to equal, token for
 token; tests/test_differential.py holds this module to it.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from realtimed.engine.spec import StreamGeometry
 from realtimed.errors import EngineStartError
@@ -52,58 +48,6 @@ def geometry(tokenizer: Any) -> StreamGeometry:
         delay_tokens=config.get_num_delay_tokens(),
         prompt=tuple(tokenizer.instruct.start() + encoder.encode_streaming_tokens()),
     )
-
-
-class FrameRequests:
-    """Builds the engine requests of streaming frames."""
-
-    def __init__(self, max_tokens: int) -> None:
-        """`max_tokens`: tokens sampled for one frame."""
-        from torch import from_numpy
-        from vllm.multimodal import inputs
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
-        from vllm.v1.engine import EngineCoreRequest
-
-        # Bound once: an import statement on the hot path costs as much as the request itself.
-        self._tensor: Any = from_numpy
-        self._inputs: Any = inputs
-        self._request: Any = EngineCoreRequest
-        self._field = inputs.MultiModalBatchedField()
-        self._sampling = SamplingParams.from_optional(
-            temperature=0.0,
-            max_tokens=max_tokens,
-            output_kind=RequestOutputKind.DELTA,
-            skip_clone=True,
-        )
-        self._count = 0
-
-    def frame(self, request_id: str, token_ids: Sequence[int], audio: NDArray[np.float32]) -> Any:
-        """One frame as an `EngineCoreRequest`.
-
-        `audio` is 1-d float32 and is sent without a copy: the caller must not write to it again.
-        """
-        self._count += 1
-        inputs = self._inputs
-        element = inputs.MultiModalFieldElem(data=self._tensor(audio), field=self._field)
-        feature = inputs.MultiModalFeatureSpec(
-            data=inputs.MultiModalKwargsItem({"audio_arrays": element}),
-            modality="audio",
-            identifier=f"{request_id}.{self._count}",
-            mm_position=inputs.PlaceholderRange(offset=0, length=len(token_ids)),
-            mm_hash=None,
-        )
-        return self._request(
-            request_id=request_id,
-            prompt_token_ids=list(token_ids),
-            mm_features=[feature],
-            sampling_params=self._sampling,
-            pooling_params=None,
-            arrival_time=time.time(),
-            lora_request=None,
-            cache_salt=None,
-            data_parallel_rank=None,
-            resumable=True,
-        )
 
 
 class Detokenizer:

@@ -10,13 +10,13 @@ from typing import Protocol
 import numpy as np
 import trio
 from numpy.typing import NDArray
-from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from realtimed.audio.pcm import decode_pcm16
 from realtimed.config import Limits
 from realtimed.engine.core import Engine
 from realtimed.errors import Draining, IdleTimeout, InvalidAudio, SlowReader, WireError
 from realtimed.server.outbox import Outbox
+from realtimed.server.websocket import SocketClosed, WebSocket
 from realtimed.session import Action, Begin, Emit, End, Phase, Session, refuse
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.transcriber import Listener, Transcriber
@@ -46,15 +46,11 @@ class Dialect(Protocol):
         """Spell one event."""
 
 
-class _ClientLeft(Exception):
-    """The socket is gone; nothing can be said any more."""
-
-
 @dataclass(slots=True, eq=False)
 class Connection:
     """Serves one accepted WebSocket until either side ends it."""
 
-    socket: WebSocketConnection
+    socket: WebSocket
     dialect: Dialect
     engine: Engine
     limits: Limits
@@ -68,6 +64,8 @@ class Connection:
     _receiving: trio.CancelScope = field(init=False, default_factory=trio.CancelScope)
     _fewer: trio.Event = field(init=False, default_factory=trio.Event)
     _draining: bool = field(init=False, default=False)
+    _waiting_since: float = field(init=False, default=math.inf)
+    """Trio's time when the receive loop began to wait for a message; infinite if it does not."""
 
     def __post_init__(self) -> None:
         info = self.engine.info
@@ -86,7 +84,7 @@ class Connection:
         close: WireError | None = None
         try:
             await self._converse()
-        except* (ConnectionClosed, _ClientLeft):
+        except* SocketClosed:
             pass
         except* WireError as group:
             close = _first_leaf(group)
@@ -116,6 +114,7 @@ class Connection:
         # meets a slow reader, when the engine is gone, or when a drain has flushed everything.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.outbox.run)
+            nursery.start_soon(self._watch_idle)
             finished = trio.Event()
             nursery.start_soon(self._generate, transcriber, utterances, finished)
             await self._receive_until_drained()
@@ -146,14 +145,9 @@ class Connection:
         while self.session.unfinished >= self.limits.pending_utterances:
             self._fewer = trio.Event()
             await self._fewer.wait()
-        message: str | bytes | None = None
-        with trio.move_on_after(self.limits.idle_s):
-            message = await self.socket.get_message()
-        if message is None:
-            raise IdleTimeout(
-                f"Nothing was received for {self.limits.idle_s:g} s: the session was ended. "
-                "Connect again when there is audio."
-            )
+        self._waiting_since = trio.current_time()
+        message = await self.socket.receive()
+        self._waiting_since = math.inf
         try:
             event = (
                 Append(message)
@@ -165,6 +159,18 @@ class Connection:
             if error.close_code is not None:
                 raise
             self.outbox.put(refuse(error).event)
+
+    async def _watch_idle(self) -> None:
+        """End a session that says nothing. A deadline around each receive would cost every one."""
+        idle_s = self.limits.idle_s
+        due = trio.current_time() + idle_s
+        while due > trio.current_time():
+            await trio.sleep_until(due)
+            due = min(self._waiting_since, trio.current_time()) + idle_s
+        raise IdleTimeout(
+            f"Nothing was received for {self.limits.idle_s:g} s: the session was ended. "
+            "Connect again when there is audio."
+        )
 
     # --- from the client ------------------------------------------------------------------
 
@@ -218,21 +224,18 @@ class Connection:
     # --- to the client --------------------------------------------------------------------
 
     async def _send_text(self, message: bytes) -> None:
-        try:
-            await self.socket.send_message(message.decode())
-        except ConnectionClosed:
-            raise _ClientLeft from None
+        await self.socket.send(message.decode())
 
     async def _end(self, error: WireError) -> None:
         """Send what is waiting, say why, and close, all within a bound."""
         self.outcome = error.code
-        with trio.move_on_after(self.limits.close_s), suppress(ConnectionClosed, _ClientLeft):
+        with trio.move_on_after(self.limits.close_s), suppress(SocketClosed):
             if not isinstance(error, SlowReader):
                 for message in self.outbox.unsent():
                     await self._send_text(message)
             if not isinstance(error, SlowReader | Draining):
                 await self._send_text(self.dialect.encode_server(refuse(error).event))
-            await self.socket.aclose(error.close_code or 1011, error.message[:120])
+            await self.socket.close(error.close_code or 1011, error.message[:120])
 
 
 def _samples(audio: bytes) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
 """The HTTP side of a connection: read the request head, refuse it or let it be upgraded.
 
 The head is parsed here, by h11, before any WebSocket code sees the connection: refusals are
-plain HTTP answers, and the upgrade that goes on is rewritten in canonical form, with several
-`Connection` headers merged into one (wsproto keeps only the last, and some clients send two).
+plain HTTP answers. Several headers of one name are read as one list, as HTTP has it: some clients
+send two `Connection` headers.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import h11
 import msgspec
 import trio
+from wsproto.utilities import generate_accept_token
 
 from realtimed.errors import Refusal
 
@@ -46,14 +47,6 @@ class Upgrade:
             if key == name:
                 return value.decode("latin-1")
         return None
-
-    def replay(self) -> bytes:
-        """The head in canonical form, and what came after it."""
-        target = self.path.encode()
-        lines = [b"GET " + target + b" HTTP/1.1"]
-        lines += [k + b": " + v for k, v in self.headers if k not in (b"connection", b"upgrade")]
-        lines += [b"upgrade: websocket", b"connection: Upgrade"]
-        return b"\r\n".join(lines) + b"\r\n\r\n" + self.rest
 
 
 async def read_upgrade(stream: trio.abc.Stream) -> Upgrade | None:
@@ -111,6 +104,24 @@ def _tokens(headers: tuple[tuple[bytes, bytes], ...], name: bytes) -> tuple[str,
     return tuple(token.strip() for tokens in values for token in tokens if token.strip())
 
 
+def encode_accept(upgrade: Upgrade) -> bytes:
+    """The answer that turns the connection into a WebSocket (RFC 6455 section 4.2.2).
+
+    No extension is ever accepted; the subprotocol `realtime` is, wherever it is offered.
+    """
+    key = upgrade.header(b"sec-websocket-key")
+    assert key is not None
+    lines = [
+        b"HTTP/1.1 101 Switching Protocols",
+        b"upgrade: websocket",
+        b"connection: Upgrade",
+        b"sec-websocket-accept: " + generate_accept_token(key.encode("latin-1")),
+    ]
+    if "realtime" in upgrade.subprotocols:
+        lines.append(b"sec-websocket-protocol: realtime")
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
 def encode_refusal(refusal: Refusal) -> bytes:
     """A complete HTTP/1.1 answer with a one-line JSON body, after which the server hangs up."""
     body = msgspec.json.encode({"error": refusal.message, "code": refusal.code}) + b"\n"
@@ -125,30 +136,3 @@ def encode_refusal(refusal: Refusal) -> bytes:
     if refusal.retry_after_s is not None:
         lines.append(f"retry-after: {refusal.retry_after_s}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-class ReplayStream(trio.abc.Stream):
-    """A stream whose first bytes have been read already and are served again."""
-
-    def __init__(self, stream: trio.abc.Stream, first: bytes) -> None:
-        self._stream = stream
-        self._first = first
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """The replayed bytes, then whatever the stream brings."""
-        if not self._first:
-            return await self._stream.receive_some(max_bytes)
-        data, self._first = self._first[:max_bytes], self._first[len(self._first[:max_bytes]) :]
-        return data
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send on the underlying stream."""
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """As the underlying stream's."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        """Close the underlying stream."""
-        await self._stream.aclose()

@@ -1,19 +1,18 @@
 """Accepts connections, refuses what cannot be served, and keeps count of the sessions."""
 
 import logging
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from types import ModuleType
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from realtimed.config import Limits
 from realtimed.engine.core import Engine
 from realtimed.errors import Refusal
 from realtimed.server.connection import Connection
-from realtimed.server.handshake import ReplayStream, Upgrade, encode_refusal, read_upgrade
+from realtimed.server.handshake import Upgrade, encode_accept, encode_refusal, read_upgrade
+from realtimed.server.websocket import WebSocket
 from realtimed.wire import vllm
 
 log = logging.getLogger("realtimed.server")
@@ -144,29 +143,15 @@ class Server:
     async def _session(
         self, stream: trio.SocketStream, upgrade: Upgrade, dialect: ModuleType
     ) -> None:
-        # Ends when the session has ended; the reader task of the socket is then cancelled.
-        async with trio.open_nursery() as nursery:
-            socket = await self._accept(nursery, ReplayStream(stream, upgrade.replay()))
-            if socket is not None:
-                await self.converse(socket, dialect)
-            nursery.cancel_scope.cancel()
+        accepted = False
+        with trio.move_on_after(self.limits.handshake_s):
+            await stream.send_all(encode_accept(upgrade))
+            accepted = True
+        if accepted:
+            socket = WebSocket(stream, upgrade.rest, self.limits.message_bytes)
+            await self.converse(socket, dialect)
 
-    async def _accept(
-        self, nursery: trio.Nursery, stream: trio.abc.Stream
-    ) -> WebSocketConnection | None:
-        """Complete the upgrade; `None` if the peer left, broke the rules or took too long."""
-        with trio.move_on_after(self.limits.handshake_s), suppress(ConnectionClosed):
-            request = await wrap_server_stream(
-                nursery,
-                stream,
-                max_message_size=self.limits.message_bytes,
-                receive_buffer_size=_RECEIVE_BYTES,
-            )
-            offered = "realtime" in request.proposed_subprotocols
-            return await request.accept(subprotocol="realtime" if offered else None)
-        return None
-
-    async def converse(self, socket: WebSocketConnection, dialect: ModuleType) -> None:
+    async def converse(self, socket: WebSocket, dialect: ModuleType) -> None:
         """Serve one accepted socket to its end."""
         connection = Connection(socket, dialect, self.engine, self.limits)  # type: ignore[arg-type]
         self.sessions.add(connection)
