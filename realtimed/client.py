@@ -12,6 +12,14 @@ A thin Trio shell around `realtimed.wire`; it works against this daemon and agai
 task, and `events` in another. Read events while you send: up to `EVENTS_WAITING` of them wait
 for you, after that the socket is not read, and a server closes on a reader that slow.
 
+With `turn_detection` the daemon finds the utterances itself, where somebody speaks: only
+`append`, and read `events`. It also tells when speech starts and stops:
+
+    async with connect("ws://127.0.0.1:8000", turn_detection=ServerVad()) as session:
+        nursery.start_soon(send, session)
+        async for event in session.events():
+            ...
+
 Every wait has a deadline. A server that falls silent is pinged and has to answer; one that owes
 the final text of an utterance has to make progress. All errors are `ClientError`s: one line,
 with the exit code that `realtimed transcribe` gives for it.
@@ -21,13 +29,14 @@ import math
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
-import msgspec
 import numpy as np
 import trio
+from msgspec import UNSET
 from numpy.typing import NDArray
 from trio_websocket import (
     ConnectionClosed,
@@ -49,12 +58,11 @@ from realtimed.client_errors import (
     Unauthorised,
     Unavailable,
     connection_lost,
-    ended_early,
     error_from,
     raise_unopened,
     unanswered,
 )
-from realtimed.errors import WireError
+from realtimed.client_events import Events, Numbering, Utterance, decode
 from realtimed.wire import vllm
 from realtimed.wire.events import (
     Append,
@@ -63,8 +71,8 @@ from realtimed.wire.events import (
     Configure,
     ErrorOccurred,
     ServerEvent,
+    ServerVad,
     SessionCreated,
-    TextDelta,
     UtteranceDone,
 )
 
@@ -79,6 +87,7 @@ __all__ = [
     "ProtocolError",
     "Refused",
     "ServerError",
+    "ServerVad",
     "Session",
     "Unauthorised",
     "Unavailable",
@@ -141,14 +150,16 @@ class Session:
         ws: WebSocketConnection,
         session_id: str,
         *,
+        detects_turns: bool,
         send_timeout_s: float,
         final_timeout_s: float,
     ) -> None:
         self.id: Final = session_id
+        self._detects_turns = detects_turns
         self._ws = ws
         self._send_timeout_s = send_timeout_s
         self._final_timeout_s = final_timeout_s
-        self._utterance = 0
+        self._numbering = Numbering()
         self._finals_owed = 0
         self._end_sent = False
 
@@ -176,20 +187,21 @@ class Session:
         self._end_sent = True
         await self._send(Commit(final=True))
 
-    def events(self) -> "Events":
+    def events(self) -> Events:
         """Iterate over `TextDelta`, `UtteranceDone` and `ErrorOccurred`, as they come.
 
-        Utterances are numbered from 0 in the order of their finals. Ends when the server closes
-        normally (1000) and owes nothing.
+        With turn detection there are `SpeechStarted` and `SpeechStopped` as well, and `Warned`
+        where warnings are included. Utterances are numbered from 0 in the order in which they
+        end. Ends when the server closes normally (1000) and owes nothing.
 
         Raises: `ConnectionLost`, `ProtocolError`.
         """
-        return Events(self)
+        return Events(self._next)
 
     @asynccontextmanager
     async def transcribe(
         self, audio: Iterable[Audio] | AsyncIterable[Audio], *, pace: float | None = None
-    ) -> AsyncGenerator["Utterance", None]:
+    ) -> AsyncGenerator[Utterance, None]:
         """Send one utterance and give its text: deltas, then the one `UtteranceDone`.
 
         `pace` is the speed in multiples of that of speech: 1.0 sends each piece when its last
@@ -198,13 +210,16 @@ class Session:
         Used as `async with session.transcribe(...) as events: async for event in events: ...`.
 
         Raises: `ServerError`, `ModelUnknown`, `ConnectionLost`, `ProtocolError`, and whatever
-        `audio` raises.
+        `audio` raises; `ValueError` with turn detection, where it is not for the client to say
+        what is one utterance.
         """
+        if self._detects_turns:
+            raise ValueError("With turn detection the server ends utterances: read `events()`.")
         try:
             # Ends with the body: after the final the feeder is done, before it is cancelled.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._feed, audio, pace)
-                yield Utterance(self)
+                yield Utterance(self._expect, lambda: self._end_sent)
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # The nursery is this method's own affair: one error is raised as itself.
@@ -280,71 +295,18 @@ class Session:
                 if lost.code == 1000 and not self._finals_owed:
                     return None
                 raise lost from None
-            event = self._take(_decode(message))
+            event = self._numbering.take(decode(message))
+            if isinstance(event, UtteranceDone):
+                self._finals_owed = max(0, self._finals_owed - 1)
             if event is not None:
                 return event
 
-    def _take(self, event: ServerEvent | None) -> ServerEvent | None:
-        """Number an event, or drop one that says nothing."""
-        match event:
-            case TextDelta(text=""):
-                # vLLM sends one for every frame, text or none.
-                return None
-            case TextDelta():
-                return msgspec.structs.replace(event, utterance=self._utterance)
-            case UtteranceDone():
-                done = msgspec.structs.replace(event, utterance=self._utterance)
-                self._utterance += 1
-                self._finals_owed = max(0, self._finals_owed - 1)
-                return done
-            case ErrorOccurred():
-                return event
-        return None
-
-
-class Events:
-    """What `Session.events` returns: no generator, so leaving it early needs no closing."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __aiter__(self) -> "Events":
-        return self
-
-    async def __anext__(self) -> ServerEvent:
-        event = await self._session._next()
+    async def _expect(self) -> ServerEvent:
+        """The next event; there has to be one. Raises: `ConnectionLost`, `ProtocolError`."""
+        event = await self._next()
         if event is None:
-            raise StopAsyncIteration
+            raise connection_lost(ConnectionClosed(self._ws.closed))
         return event
-
-
-class Utterance:
-    """What `Session.transcribe` gives: the events of one utterance, errors as exceptions."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._ended = False
-        self._ended_early = False
-
-    def __aiter__(self) -> "Utterance":
-        return self
-
-    async def __anext__(self) -> TextDelta | UtteranceDone:
-        if self._ended_early:
-            raise ended_early()
-        event = None if self._ended else await self._session._next()
-        match event:
-            case TextDelta():
-                return event
-            case UtteranceDone():
-                self._ended = True
-                self._ended_early = not self._session._end_sent
-                return event
-            case ErrorOccurred():
-                raise error_from(event)
-        if self._ended:
-            raise StopAsyncIteration
-        raise connection_lost(ConnectionClosed(self._session._ws.closed))
 
 
 @asynccontextmanager
@@ -352,6 +314,8 @@ async def connect(
     url: str,
     *,
     model: str = "",
+    turn_detection: ServerVad | None = None,
+    include: AbstractSet[str] = frozenset(),
     api_key: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout_s: float = 10.0,
@@ -360,8 +324,12 @@ async def connect(
 ) -> AsyncGenerator[Session, None]:
     """Open a session with the server at `url` (see `realtime_url`) and choose its `model`.
 
-    The empty `model` is the one that is served. A model that is not served is reported by the
-    first utterance, since this dialect confirms no choice. `ssl_context` is for `wss` with a
+    The empty `model` is the one that is served. `turn_detection` lets the server find utterances
+    where somebody speaks. `include` asks for more: `"words"` for `start` and `end` of each
+    `TextDelta` and `words` of each `UtteranceDone`, `"warnings"` for `Warned`, or
+    `Utterance.warnings`. A model or an option that is not served is reported by the first
+    utterance, since this dialect confirms no choice; servers other than this daemon ignore the
+    options. `ssl_context` is for `wss` with a
     certificate authority of your own. `final_timeout_s` bounds the silence, not the whole wait,
     of a server that owes a final.
 
@@ -391,10 +359,13 @@ async def connect(
                     session = Session(
                         ws,
                         session_id,
+                        detects_turns=turn_detection is not None,
                         send_timeout_s=send_timeout_s,
                         final_timeout_s=final_timeout_s,
                     )
-                    await session._send(Configure(model))
+                    await session._send(
+                        Configure(model, turn_detection or UNSET, frozenset(include) or UNSET)
+                    )
                     yield session
                 finally:
                     with trio.move_on_after(_CLOSE_WITHIN_S, shield=True):
@@ -425,7 +396,7 @@ async def _greeting(ws: WebSocketConnection, timeout_s: float) -> str:
     """Wait for `session.created` and return the session's id."""
     try:
         with trio.fail_after(timeout_s):
-            event = _decode(await ws.get_message())
+            event = decode(await ws.get_message())
     except ConnectionClosed as closed:
         raise connection_lost(closed) from None
     except trio.TooSlowError:
@@ -441,13 +412,6 @@ async def _greeting(ws: WebSocketConnection, timeout_s: float) -> str:
             " Expected vLLM's realtime dialect: check the path of the URL."
         )
     return event.id
-
-
-def _decode(message: str | bytes) -> ServerEvent | None:
-    try:
-        return vllm.decode_server(message)
-    except WireError as error:
-        raise ProtocolError(error.message) from error
 
 
 async def _each(audio: Iterable[Audio] | AsyncIterable[Audio]) -> AsyncGenerator[Audio, None]:

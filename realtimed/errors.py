@@ -114,10 +114,22 @@ class ModelNotValidated(WireError):
     code = "model_not_validated"
 
 
+class UnsupportedOption(WireError):
+    """The session asked for an option that is not served here; nothing was changed."""
+
+    code = "unsupported_option"
+
+
 class EngineFailed(WireError):
     """The engine failed this utterance; the session stays usable."""
 
     code = "engine_error"
+
+
+class EngineBusy(WireError):
+    """No engine slot came free in time; the utterance ends, the session goes on."""
+
+    code = "engine_busy"
 
 
 class EngineUnavailable(WireError):

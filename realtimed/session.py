@@ -4,22 +4,35 @@ Theory of operation
 ===================
 
 A session's audio is one line of samples, counted from 0 by the session's clock. *Utterances*
-are stretches of that line. Audio that no utterance has claimed yet is *kept* and belongs to the
-utterance that starts next; once an utterance has ended, all before its end is *claimed*.
+are stretches of that line, in order and without overlap. Audio that no utterance has claimed yet
+is *kept* and belongs to the utterance that starts next, unless the shell lets go of it first
+(`forget`); once an utterance has ended, all before its end is *claimed*.
 
-What the client sends moves the session between four phases (`TRANSITIONS` is the whole of it):
+The session is in one of four phases:
 
 =============  =================================================================
 UNCONFIGURED   no valid `session.update` yet: audio is kept, commits are refused
 IDLE           no utterance takes audio; what comes is kept for the next
-LISTENING      an utterance takes the audio, until its final commit
-FAILED         the utterance that took the audio ended with an error before its
-               final commit; audio goes by until that commit, which is not answered
+LISTENING      an utterance takes the audio, until it is ended
+FAILED         the utterance that took the audio ended with an error before it
+               was ended; audio goes by until what would have ended it
 =============  =================================================================
+
+What delimits utterances is the client's choice, and there is one table of rules for each:
+
+* `BY_COMMIT`: a commit begins an utterance, a final commit ends it. Speech is no matter.
+* `BY_SPEECH` (`turn_detection` is on): speech begins an utterance, as far before its onset as
+  the prefix reaches into audio that is not claimed; a pause ends it, and audio from there on is
+  kept. A final commit ends it, too; if speech is still going on (`speaking`), the next one begins
+  at the same sample, so that no speech is lost. A commit that is not final means nothing.
+
+A choice that is changed while an utterance is open leaves it open; the rules that hold from
+then on end it.
 
 What recognition reports (`text`, `done`, `failed`) concerns utterances by number. Utterances
 finish in the order they began, and each has exactly one terminal event: `UtteranceDone`, or
-`ErrorOccurred` with its number.
+`ErrorOccurred` with its number. Times, words and warnings are told only to a client that
+included them.
 
 Methods take an event and return the actions it causes, in order, for the shell to carry out.
 """
@@ -27,16 +40,26 @@ Methods take an event and return the actions it causes, in order, for the shell 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
+
+from msgspec import UNSET
 
 from realtimed.errors import ModelNotFound, ModelNotValidated, WireError
 from realtimed.wire.events import (
+    WARNINGS,
+    WORDS,
     Commit,
     Configure,
     ErrorOccurred,
     ServerEvent,
+    ServerVad,
+    SpeechStarted,
+    SpeechStopped,
     TextDelta,
     Usage,
     UtteranceDone,
+    Warned,
+    Word,
 )
 
 
@@ -50,12 +73,27 @@ class Phase(Enum):
 
 
 class Cause(Enum):
-    """What a client's event amounts to."""
+    """What an event amounts to: the client's, or the detector's of speech."""
 
     CONFIGURE = auto()
     BEGIN = auto()
     END = auto()
     AUDIO = auto()
+    SPEECH = auto()
+    PAUSE = auto()
+
+
+class Mark(NamedTuple):
+    """Where a cause falls on the session's clock, in samples."""
+
+    at: int
+    """Where speech began or ended; for a commit, the end of what was received."""
+    edge: int
+    """Where a turn begins by it, or an utterance ends."""
+
+
+_NOWHERE = Mark(0, 0)
+"""For causes whose rules do not ask where. Audio is frequent, so it does not compute a mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +120,7 @@ class Emit:
 
 
 Action = Begin | End | Emit
-Handler = Callable[["Session"], list[Action]]
+Handler = Callable[["Session", Mark], list[Action]]
 
 
 @dataclass(slots=True)
@@ -91,10 +129,19 @@ class Session:
 
     served_models: Sequence[str]
     """Names the model answers to; the empty name always means the served one."""
+    sample_rate: int = 16_000
+    """Samples a second of the session's clock."""
     phase: Phase = Phase.UNCONFIGURED
     received: int = 0
     """The session's clock: samples received."""
+    turn_detection: ServerVad | None = None
+    """Set: utterances are turns of speaking. `None`: commits delimit them."""
+    include: frozenset[str] = frozenset()
+    """What the client wants to be told beyond text: `WORDS`, `WARNINGS`."""
+    speaking: bool = False
+    """With turn detection: whether speech has begun and not yet ended."""
     _claimed: int = 0
+    """Where the next utterance may begin, or, while one is open, where that one began."""
     _next_id: int = 0
     _begin_again: bool = False
     _open: int | None = None
@@ -110,33 +157,67 @@ class Session:
                 f"The model `{shown}` does not exist. Served here: {', '.join(_public(self))}."
             )
             return [refuse(error)]
-        return self._transition(Cause.CONFIGURE)
+        if event.include is not UNSET:
+            self.include = event.include
+        if event.turn_detection is not UNSET:
+            self._detect_turns(event.turn_detection)
+        return self._transition(Cause.CONFIGURE, _NOWHERE)
 
     def commit(self, event: Commit) -> list[Action]:
         """A commit, final or not."""
-        return self._transition(Cause.END if event.final else Cause.BEGIN)
+        return self._transition(Cause.END if event.final else Cause.BEGIN, self._here)
 
     def audio(self, samples: int) -> list[Action]:
         """The client sent this many samples, and they are being stored."""
         self.received += samples
-        return self._transition(Cause.AUDIO)
+        return self._transition(Cause.AUDIO, _NOWHERE)
 
     def drain(self) -> list[Action]:
         """No more will be read: the open utterance ends with what has been received."""
+        self._detect_turns(None)  # so that a late onset begins nothing
         self._begin_again = False
-        return self._close_open() if self.phase is Phase.LISTENING else []
+        return self._end_here(self._here) if self.phase is Phase.LISTENING else []
+
+    # --- what the detector of speech reports ----------------------------------------------
+
+    def speech_started(self, at: int, prefix: int) -> list[Action]:
+        """Speech began at session position `at`; up to `prefix` samples before belong to it.
+
+        `at` is at most `received`, and `prefix` not negative.
+        """
+        return self._transition(Cause.SPEECH, Mark(at, max(self._claimed, at - prefix)))
+
+    def speech_stopped(self, at: int, upto: int) -> list[Action]:
+        """Speech ended at session position `at`; its utterance takes audio up to `upto`.
+
+        `at <= upto <= received`. An utterance that began after `upto` is empty.
+        """
+        return self._transition(Cause.PAUSE, Mark(at, max(self._claimed, upto)))
+
+    def forget(self, position: int) -> None:
+        """Audio before session position `position`, at most `received`, is no longer there.
+
+        What an open utterance takes is that utterance's, so nothing changes while one is open.
+        """
+        if self._open is None:
+            self._claimed = max(self._claimed, position)
 
     # --- what recognition reports ---------------------------------------------------------
 
-    def text(self, utterance: int, text: str) -> list[Action]:
-        """Text to append to an unfinished utterance."""
+    def text(
+        self, utterance: int, text: str, start: float | None = None, end: float | None = None
+    ) -> list[Action]:
+        """Text to append to an unfinished utterance, spoken from `start` to `end` (seconds)."""
         self._texts[utterance].append(text)
-        return [Emit(TextDelta(utterance, text))]
+        if WORDS not in self.include:
+            start = end = None
+        return [Emit(TextDelta(utterance, text, start, end))]
 
-    def done(self, utterance: int, usage: Usage) -> list[Action]:
-        """The utterance is complete."""
+    def done(self, utterance: int, usage: Usage, words: tuple[Word, ...] = ()) -> list[Action]:
+        """The utterance is complete; `words` are all of its words."""
         text = "".join(self._texts.pop(utterance))
-        return [Emit(UtteranceDone(utterance, text, usage))]
+        told = words if WORDS in self.include else None
+        return [Emit(UtteranceDone(utterance, text, usage, told))]
 
     def failed(self, utterance: int, error: WireError) -> list[Action]:
         """The utterance ended with an error."""
@@ -148,6 +229,10 @@ class Session:
         end: list[Action] = [End(utterance, self.received)]
         return [*end, refuse(error, utterance)]
 
+    def warn(self, code: str, message: str, utterance: int | None = None) -> list[Action]:
+        """Something to know about the session or one utterance, ended or not."""
+        return [Emit(Warned(code, message, utterance))] if WARNINGS in self.include else []
+
     @property
     def unfinished(self) -> int:
         """Utterances that have begun and have had no terminal event."""
@@ -158,56 +243,103 @@ class Session:
         """Samples received that no utterance has claimed and none is taking."""
         return 0 if self.phase is Phase.LISTENING else self.received - self._claimed
 
+    @property
+    def claimed(self) -> int:
+        """Session position (samples) before which no utterance to come begins."""
+        return self._claimed
+
     # --- the rules ------------------------------------------------------------------------
 
-    def _transition(self, cause: Cause) -> list[Action]:
-        return TRANSITIONS[self.phase, cause](self)
+    @property
+    def _here(self) -> Mark:
+        return Mark(self.received, self.received)
 
-    def _begin(self) -> list[Action]:
+    def _transition(self, cause: Cause, mark: Mark) -> list[Action]:
+        table = BY_COMMIT if self.turn_detection is None else BY_SPEECH
+        return table[self.phase, cause](self, mark)
+
+    def _detect_turns(self, turn_detection: ServerVad | None) -> None:
+        if (turn_detection is None) != (self.turn_detection is None):
+            # What was to come by the rules that end here is void.
+            self._begin_again = self.speaking = False
+        self.turn_detection = turn_detection
+
+    def _begin(self, at: int) -> list[Action]:
         utterance, self._next_id = self._next_id, self._next_id + 1
-        self.phase, self._open = Phase.LISTENING, utterance
+        self.phase, self._open, self._claimed = Phase.LISTENING, utterance, at
         self._texts[utterance] = []
-        return [Begin(utterance, self._claimed)]
+        return [Begin(utterance, at)]
 
-    def _close_open(self) -> list[Action]:
+    def _end(self, at: int) -> list[Action]:
         assert self._open is not None
-        actions: list[Action] = [End(self._open, self.received)]
-        self.phase, self._open = Phase.IDLE, None
-        self._claimed = self.received
-        return actions + self._begin_remembered()
+        end = End(self._open, at)
+        self.phase, self._open, self._claimed = Phase.IDLE, None, at
+        return [end, *self._begin_next()]
 
-    def _end_when_idle(self) -> list[Action]:
+    def _begin_next(self) -> list[Action]:
+        """What is to begin as soon as another utterance has ended: a turn, or one remembered."""
+        if not (self._begin_again or self.speaking):
+            return []
+        self._begin_again = False
+        return self._begin(self._claimed)
+
+    def _begin_kept(self, mark: Mark) -> list[Action]:
+        return self._begin(self._claimed)
+
+    def _begin_turn(self, mark: Mark) -> list[Action]:
+        self.speaking = True
+        [begin] = self._begin(mark.edge)
+        return [self._tell(SpeechStarted, mark), begin]
+
+    def _end_here(self, mark: Mark) -> list[Action]:
+        return self._end(mark.edge)
+
+    def _end_turn(self, mark: Mark) -> list[Action]:
+        self.speaking = False
+        stopped = self._tell(SpeechStopped, mark)
+        return [stopped, *self._end(mark.edge)]
+
+    def _end_when_idle(self, mark: Mark) -> list[Action]:
         if self.kept or not self.unfinished:
-            return self._begin() + self._close_open()
+            return self._begin(self._claimed) + self._end(mark.edge)
         return []  # a second final for an utterance that is already finishing
 
-    def _remember_begin(self) -> list[Action]:
+    def _end_when_failed(self, mark: Mark) -> list[Action]:
+        self.phase = Phase.IDLE
+        return self._begin_next()
+
+    def _pause_when_failed(self, mark: Mark) -> list[Action]:
+        stopped: list[Action] = [self._tell(SpeechStopped, mark)] if self.speaking else []
+        self.phase, self.speaking = Phase.IDLE, False
+        return stopped
+
+    def _speech_when_open(self, mark: Mark) -> list[Action]:
+        if self.speaking:
+            return []
+        self.speaking = True
+        return [self._tell(SpeechStarted, mark)]
+
+    def _remember_begin(self, mark: Mark) -> list[Action]:
         self._begin_again = True
         return []
 
-    def _become_idle(self) -> list[Action]:
+    def _become_idle(self, mark: Mark) -> list[Action]:
         self.phase = Phase.IDLE
         return []
 
-    def _pass_by(self) -> list[Action]:
+    def _pass_by(self, mark: Mark) -> list[Action]:
         self._claimed = self.received
         return []
 
-    def _end_when_failed(self) -> list[Action]:
-        self.phase = Phase.IDLE
-        return self._begin_remembered()
-
-    def _begin_remembered(self) -> list[Action]:
-        if not self._begin_again:
-            return []
-        self._begin_again = False
-        return self._begin()
-
-    def _nothing(self) -> list[Action]:
+    def _nothing(self, mark: Mark) -> list[Action]:
         return []
 
-    def _not_validated(self) -> list[Action]:
+    def _not_validated(self, mark: Mark) -> list[Action]:
         return [refuse(ModelNotValidated(_NOT_VALIDATED))]
+
+    def _tell(self, event: type[SpeechStarted | SpeechStopped], mark: Mark) -> Emit:
+        """Speech is told of with the utterance that began last, open or failed."""
+        return Emit(event(self._next_id - 1, mark.at / self.sample_rate))
 
 
 def _public(session: Session) -> list[str]:
@@ -223,22 +355,41 @@ def refuse(error: WireError, utterance: int | None = None) -> Emit:
     return Emit(ErrorOccurred(error.code, error.message, utterance))
 
 
-TRANSITIONS: dict[tuple[Phase, Cause], Handler] = {
+BY_COMMIT: dict[tuple[Phase, Cause], Handler] = {
     (Phase.UNCONFIGURED, Cause.CONFIGURE): Session._become_idle,
     (Phase.UNCONFIGURED, Cause.AUDIO): Session._nothing,
     (Phase.UNCONFIGURED, Cause.BEGIN): Session._not_validated,
     (Phase.UNCONFIGURED, Cause.END): Session._not_validated,
+    (Phase.UNCONFIGURED, Cause.SPEECH): Session._nothing,
+    (Phase.UNCONFIGURED, Cause.PAUSE): Session._nothing,
     (Phase.IDLE, Cause.CONFIGURE): Session._nothing,
     (Phase.IDLE, Cause.AUDIO): Session._nothing,
-    (Phase.IDLE, Cause.BEGIN): Session._begin,
+    (Phase.IDLE, Cause.BEGIN): Session._begin_kept,
     (Phase.IDLE, Cause.END): Session._end_when_idle,
+    (Phase.IDLE, Cause.SPEECH): Session._nothing,
+    (Phase.IDLE, Cause.PAUSE): Session._nothing,
     (Phase.LISTENING, Cause.CONFIGURE): Session._nothing,
     (Phase.LISTENING, Cause.AUDIO): Session._nothing,
     (Phase.LISTENING, Cause.BEGIN): Session._remember_begin,
-    (Phase.LISTENING, Cause.END): Session._close_open,
+    (Phase.LISTENING, Cause.END): Session._end_here,
+    (Phase.LISTENING, Cause.SPEECH): Session._nothing,
+    (Phase.LISTENING, Cause.PAUSE): Session._nothing,
     (Phase.FAILED, Cause.CONFIGURE): Session._nothing,
     (Phase.FAILED, Cause.AUDIO): Session._pass_by,
     (Phase.FAILED, Cause.BEGIN): Session._remember_begin,
     (Phase.FAILED, Cause.END): Session._end_when_failed,
+    (Phase.FAILED, Cause.SPEECH): Session._nothing,
+    (Phase.FAILED, Cause.PAUSE): Session._nothing,
 }
-"""Every phase has a rule for every cause; a test holds it to that."""
+"""Without turn detection. Every phase has a rule for every cause; a test holds it to that."""
+
+BY_SPEECH = BY_COMMIT | {
+    (Phase.IDLE, Cause.BEGIN): Session._nothing,
+    (Phase.IDLE, Cause.SPEECH): Session._begin_turn,
+    (Phase.LISTENING, Cause.BEGIN): Session._nothing,
+    (Phase.LISTENING, Cause.SPEECH): Session._speech_when_open,
+    (Phase.LISTENING, Cause.PAUSE): Session._end_turn,
+    (Phase.FAILED, Cause.BEGIN): Session._nothing,
+    (Phase.FAILED, Cause.PAUSE): Session._pause_when_failed,
+}
+"""With turn detection: the same, save for these."""

@@ -1,15 +1,13 @@
-"""The rules of a session, first as the table of the documentation, then as properties."""
+"""The rules of a session as the tables of the documentation have them."""
 
-from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from realtimed.errors import EngineFailed
 from realtimed.session import (
-    TRANSITIONS,
+    BY_COMMIT,
+    BY_SPEECH,
     Action,
     Begin,
     Cause,
@@ -18,10 +16,24 @@ from realtimed.session import (
     Phase,
     Session,
 )
-from realtimed.wire.events import Commit, Configure, ErrorOccurred, TextDelta, Usage, UtteranceDone
+from realtimed.wire.events import (
+    Commit,
+    Configure,
+    ErrorOccurred,
+    ServerVad,
+    SpeechStarted,
+    SpeechStopped,
+    TextDelta,
+    Usage,
+    UtteranceDone,
+    Warned,
+    Word,
+)
 
 USAGE = Usage(36, 10, 1.0)
 BEGIN, FINAL = Commit(final=False), Commit(final=True)
+VAD = ServerVad()
+WORDS = (Word("one", 0.08, 0.32),)
 
 
 def session(phase: Phase = Phase.IDLE) -> Session:
@@ -43,8 +55,9 @@ def code(actions: list[Action]) -> str | None:
     return action.event.code
 
 
-def test_every_phase_has_a_rule_for_every_cause() -> None:
-    assert set(TRANSITIONS) == {(phase, cause) for phase in Phase for cause in Cause}
+@pytest.mark.parametrize("rules", [BY_COMMIT, BY_SPEECH])
+def test_every_phase_has_a_rule_for_every_cause(rules: dict[tuple[Phase, Cause], Any]) -> None:
+    assert set(rules) == {(phase, cause) for phase in Phase for cause in Cause}
 
 
 @pytest.mark.parametrize("commit", [BEGIN, FINAL])
@@ -173,126 +186,212 @@ def test_drain_ends_the_open_utterance_and_begins_none() -> None:
     assert one.drain() == []
 
 
-@dataclass
-class Stretch:
-    """What the test knows of one utterance."""
-
-    begin: int
-    end: int | None = None
-    text: str = ""
-    terminals: list[str] = field(default_factory=list)
+# --- turns of speaking --------------------------------------------------------------------
 
 
-class SessionMachine(RuleBasedStateMachine):
-    """Any interleaving of what clients send and what recognition reports."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.session = Session(("demo",))
-        self.utterances: list[Stretch] = []
-        self.received = 0
-
-    def perform(self, actions: list[Action]) -> None:
-        for action in actions:
-            match action:
-                case Begin(number, at):
-                    assert number == len(self.utterances)
-                    assert all(one.end is not None for one in self.utterances)
-                    self.utterances.append(Stretch(at))
-                case End(number, at):
-                    assert self.utterances[number].end is None
-                    self.utterances[number].end = at
-                case Emit(ErrorOccurred(_, _, None)):
-                    pass
-                case Emit(ErrorOccurred(_, _, number)):
-                    assert number is not None
-                    self.utterances[number].terminals.append("error")
-                case Emit(UtteranceDone(number, text, _)):
-                    self.utterances[number].terminals.append("done")
-                    assert text == self.utterances[number].text
-                case Emit(TextDelta(number, text)):
-                    assert text
-                    assert not self.utterances[number].terminals
-                    self.utterances[number].text += text
-
-    def first_unfinished(self) -> int | None:
-        for number, one in enumerate(self.utterances):
-            if not one.terminals:
-                return number
-        return None
-
-    @rule(model=st.sampled_from(["demo", "", "unknown"]))
-    def configure(self, model: str) -> None:
-        self.perform(self.session.configure(Configure(model)))
-
-    @rule(final=st.booleans())
-    def commit(self, final: bool) -> None:
-        self.perform(self.session.commit(Commit(final)))
-
-    @rule(samples=st.integers(1, 5_000))
-    def audio(self, samples: int) -> None:
-        self.received += samples
-        self.perform(self.session.audio(samples))
-
-    @rule(text=st.text(min_size=1, max_size=5))
-    @precondition(lambda self: self.first_unfinished() is not None)
-    def text(self, text: str) -> None:
-        number = self.first_unfinished()
-        assert number is not None
-        self.perform(self.session.text(number, text))
-
-    @rule()
-    @precondition(
-        lambda self: (
-            (number := self.first_unfinished()) is not None
-            and self.utterances[number].end is not None
-        )
-    )
-    def done(self) -> None:
-        number = self.first_unfinished()
-        assert number is not None
-        self.perform(self.session.done(number, USAGE))
-
-    @rule()
-    @precondition(lambda self: self.first_unfinished() is not None)
-    def failed(self) -> None:
-        number = self.first_unfinished()
-        assert number is not None
-        self.perform(self.session.failed(number, EngineFailed("broken")))
-
-    @invariant()
-    def no_audio_is_lost_or_used_twice(self) -> None:
-        at = 0
-        for before, one in zip([None, *self.utterances], self.utterances, strict=False):
-            swallowed = before is not None and before.terminals == ["error"]
-            assert one.begin >= at if swallowed else one.begin == at
-            at = one.begin if one.end is None else one.end
-            assert at >= one.begin
-
-    @invariant()
-    def the_clock_counts_what_came(self) -> None:
-        assert self.session.received == self.received
-
-    @invariant()
-    def at_most_one_terminal_event_an_utterance_and_in_order(self) -> None:
-        finished = [len(one.terminals) for one in self.utterances]
-        assert finished == sorted(finished, reverse=True)
-        assert max(finished, default=0) <= 1
-        assert self.session.unfinished == finished.count(0)
-
-    def teardown(self) -> None:
-        """Whatever happened, a drain leaves only utterances that can finish, each once."""
-        self.perform(self.session.drain())
-        while (number := self.first_unfinished()) is not None:
-            assert self.utterances[number].end is not None
-            self.perform(self.session.done(number, USAGE))
-        assert all(len(one.terminals) == 1 for one in self.utterances)
+def detecting(received: int = 0) -> Session:
+    """A session with turn detection that has received so many samples."""
+    fresh = Session(("demo",))
+    fresh.configure(Configure("demo", VAD))
+    fresh.audio(received)
+    return fresh
 
 
-TestSessionMachine = SessionMachine.TestCase
-TestSessionMachine.settings = settings(
-    max_examples=300,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+def speaking(received: int = 32_000) -> Session:
+    """The same, and speech began at its second second: utterance 0, from sample 16,000 on."""
+    fresh = detecting(received)
+    assert fresh.speech_started(16_000, 0) == [Emit(SpeechStarted(0, 1.0)), Begin(0, 16_000)]
+    return fresh
+
+
+def test_an_utterance_begins_a_prefix_before_the_onset_of_speech() -> None:
+    one = detecting(20_000)
+    assert one.speech_started(16_000, 4_800) == [Emit(SpeechStarted(0, 1.0)), Begin(0, 11_200)]
+    assert one.speaking
+
+
+def test_an_utterance_ends_where_the_pause_is_known_and_what_follows_is_kept() -> None:
+    one = speaking(received=50_000)
+    assert one.speech_stopped(32_000, 40_000) == [Emit(SpeechStopped(0, 2.0)), End(0, 40_000)]
+    assert one.kept == 10_000
+    assert not one.speaking
+
+
+def test_a_prefix_does_not_reach_into_the_utterance_before() -> None:
+    one = speaking(received=50_000)
+    one.speech_stopped(32_000, 40_000)
+    assert one.speech_started(41_600, 4_800)[1] == Begin(1, 40_000)
+
+
+def test_a_prefix_does_not_reach_before_the_first_sample() -> None:
+    assert detecting(512).speech_started(0, 4_800)[1] == Begin(0, 0)
+
+
+def test_an_onset_found_late_does_not_reach_behind_a_final() -> None:
+    one = detecting(20_000)
+    one.commit(FINAL)
+    assert one.speech_started(16_000, 4_800)[1] == Begin(1, 20_000)
+
+
+def test_an_utterance_that_began_after_the_pause_is_empty() -> None:
+    one = speaking(received=40_000)
+    one.commit(FINAL)
+    assert one.speech_stopped(32_000, 39_000)[1] == End(1, 40_000)
+
+
+def test_silence_that_was_let_go_of_belongs_to_no_utterance() -> None:
+    one = detecting(50_000)
+    one.forget(45_000)
+    one.forget(30_000)
+    assert one.kept == 5_000
+    assert one.speech_started(46_000, 4_800)[1] == Begin(0, 45_000)
+
+
+def test_nothing_is_forgotten_of_an_open_utterance() -> None:
+    one = speaking()
+    one.forget(30_000)
+    assert one.claimed == 16_000
+    assert one.commit(FINAL) == [End(0, 32_000), Begin(1, 32_000)]
+
+
+@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.LISTENING, Phase.FAILED])
+def test_a_commit_that_is_not_final_means_nothing(phase: Phase) -> None:
+    one = session(phase)
+    one.configure(Configure("demo", VAD))
+    assert one.commit(BEGIN) == []
+    assert one.phase is phase
+    assert len(one.commit(FINAL)) == {Phase.IDLE: 2, Phase.LISTENING: 1, Phase.FAILED: 0}[phase]
+
+
+def test_a_final_while_somebody_speaks_loses_no_speech() -> None:
+    one = speaking(received=32_000)
+    assert one.commit(FINAL) == [End(0, 32_000), Begin(1, 32_000)]
+    one.audio(16_000)
+    assert one.speech_stopped(40_000, 48_000) == [Emit(SpeechStopped(1, 2.5)), End(1, 48_000)]
+
+
+def test_a_final_between_turns_transcribes_what_is_kept() -> None:
+    one = speaking(received=50_000)
+    one.speech_stopped(32_000, 40_000)
+    assert one.commit(FINAL) == [Begin(1, 40_000), End(1, 50_000)]
+
+
+def test_a_final_between_turns_with_nothing_kept_waits_for_what_is_finishing() -> None:
+    one = speaking(received=40_000)
+    one.speech_stopped(32_000, 40_000)
+    assert one.commit(FINAL) == []
+    one.done(0, USAGE)
+    assert one.commit(FINAL) == [Begin(1, 40_000), End(1, 40_000)]
+
+
+def test_after_a_failure_audio_goes_by_until_the_pause() -> None:
+    one = speaking(received=32_000)
+    assert one.failed(0, EngineFailed("broken"))[0] == End(0, 32_000)
+    one.audio(16_000)
+    assert one.speech_stopped(40_000, 48_000) == [Emit(SpeechStopped(0, 2.5))]
+    assert one.kept == 0
+    one.audio(16_000)
+    assert one.speech_started(48_000, 4_800)[1] == Begin(1, 48_000)
+
+
+def test_a_final_after_a_failure_goes_on_with_the_speech() -> None:
+    one = speaking(received=32_000)
+    one.failed(0, EngineFailed("broken"))
+    one.audio(1_000)
+    assert one.commit(FINAL) == [Begin(1, 33_000)]
+
+
+def test_speech_told_twice_is_one_turn() -> None:
+    one = speaking()
+    assert one.speech_started(20_000, 0) == []
+    assert one.speech_stopped(30_000, 31_000)[1] == End(0, 31_000)
+    assert one.speech_stopped(31_000, 32_000) == []
+
+
+def test_without_turn_detection_speech_causes_nothing() -> None:
+    for phase in Phase:
+        one = session(phase)
+        one.audio(20_000)
+        assert one.speech_started(16_000, 4_800) == []
+        assert one.speech_stopped(16_000, 20_000) == []
+        assert one.phase is phase
+        assert not one.speaking
+
+
+def test_turn_detection_switched_off_leaves_the_turn_open_until_its_final() -> None:
+    one = speaking(received=32_000)
+    assert one.configure(Configure("demo", None)) == []
+    assert one.speech_stopped(20_000, 32_000) == []
+    assert one.commit(FINAL) == [End(0, 32_000)]
+    assert one.phase is Phase.IDLE
+
+
+def test_turn_detection_switched_on_lets_a_pause_end_what_a_commit_began() -> None:
+    one = session(Phase.LISTENING)
+    one.commit(BEGIN)  # remembered, and void once turns count
+    one.audio(32_000)
+    one.configure(Configure("demo", VAD))
+    assert one.speech_started(16_000, 4_800) == [Emit(SpeechStarted(0, 1.0))]
+    assert one.speech_stopped(24_000, 32_000) == [Emit(SpeechStopped(0, 1.5)), End(0, 32_000)]
+    assert one.phase is Phase.IDLE
+
+
+def test_other_settings_of_turn_detection_leave_the_turn_as_it_is() -> None:
+    one = speaking()
+    assert one.configure(Configure("demo", ServerVad(0.7))) == []
+    assert one.turn_detection == ServerVad(0.7)
+    assert one.speaking
+
+
+def test_drain_ends_the_turn_and_a_late_onset_begins_none() -> None:
+    one = speaking(received=32_000)
+    assert one.drain() == [End(0, 32_000)]
+    assert one.speech_started(31_000, 0) == []
+
+
+# --- what is told only to those who asked -------------------------------------------------
+
+
+def test_times_and_words_are_told_where_they_are_included() -> None:
+    one = session(Phase.LISTENING)
+    one.configure(Configure("demo", include=frozenset({"words"})))
+    assert one.text(0, "one", 0.08, 0.32) == [Emit(TextDelta(0, "one", 0.08, 0.32))]
+    one.commit(FINAL)
+    assert one.done(0, USAGE, WORDS) == [Emit(UtteranceDone(0, "one", USAGE, WORDS))]
+
+
+def test_no_words_are_an_empty_list_where_they_are_included() -> None:
+    one = session()
+    one.configure(Configure("demo", include=frozenset({"words"})))
+    one.commit(FINAL)
+    assert one.done(0, USAGE) == [Emit(UtteranceDone(0, "", USAGE, ()))]
+
+
+def test_nobody_else_is_told_of_times_words_and_warnings() -> None:
+    one = session(Phase.LISTENING)
+    assert one.text(0, "one", 0.08, 0.32) == [Emit(TextDelta(0, "one"))]
+    assert one.warn("queued", "Wait.", 0) == []
+    one.commit(FINAL)
+    assert one.done(0, USAGE, WORDS) == [Emit(UtteranceDone(0, "one", USAGE))]
+
+
+def test_warnings_are_told_where_they_are_included() -> None:
+    one = session()
+    one.configure(Configure("demo", include=frozenset({"warnings"})))
+    assert one.warn("queued", "Wait.", 3) == [Emit(Warned("queued", "Wait.", 3))]
+    assert one.warn("draining", "Bye.") == [Emit(Warned("draining", "Bye."))]
+
+
+def test_what_an_update_does_not_mention_stays() -> None:
+    one = session()
+    one.configure(Configure("demo", VAD, frozenset({"words"})))
+    one.configure(Configure("demo"))
+    assert (one.turn_detection, one.include) == (VAD, {"words"})
+    one.configure(Configure("demo", None, frozenset({"warnings"})))
+    assert (one.turn_detection, one.include) == (None, {"warnings"})
+
+
+def test_an_update_with_an_unknown_model_changes_no_option() -> None:
+    one = session()
+    assert code(one.configure(Configure("other", VAD, frozenset({"words"})))) == "model_not_found"
+    assert (one.turn_detection, one.include) == (None, frozenset())

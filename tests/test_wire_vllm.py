@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from realtimed.errors import InvalidAudio, InvalidEvent, InvalidJson, UnknownEvent, WireError
 from realtimed.wire import vllm
@@ -17,26 +18,62 @@ from realtimed.wire.events import (
     Configure,
     ErrorOccurred,
     ServerEvent,
+    ServerVad,
     SessionCreated,
+    SpeechStarted,
+    SpeechStopped,
     TextDelta,
     Usage,
     UtteranceDone,
+    Warned,
+    Word,
 )
 
 CLIENT_TYPES = ["session.update", "input_audio_buffer.append", "input_audio_buffer.commit"]
-SERVER_TYPES = ["session.created", "transcription.delta", "transcription.done", "error"]
+SERVER_TYPES = [
+    "session.created",
+    "transcription.delta",
+    "transcription.done",
+    "input_audio_buffer.speech_started",
+    "input_audio_buffer.speech_stopped",
+    "warning",
+    "error",
+]
 
+turn_detections = st.builds(
+    ServerVad,
+    st.floats(0, 1, exclude_min=True, exclude_max=True),
+    st.integers(0, 5_000),
+    st.integers(100, 10_000),
+)
 client_events: st.SearchStrategy[ClientEvent] = st.one_of(
-    st.builds(Configure, st.text()),
+    st.builds(
+        Configure,
+        st.text(),
+        st.one_of(st.just(UNSET), st.none(), turn_detections),
+        st.one_of(st.just(UNSET), st.frozensets(st.sampled_from(["words", "warnings"]))),
+    ),
     st.builds(Append, st.binary(min_size=1)),
     st.builds(Commit, st.booleans()),
 )
 counts = st.integers(0, 2**40)
 seconds = st.floats(0, 1e6, allow_nan=False)
+times = st.integers(0, 10**9).map(lambda ms: ms / 1_000)
+words = st.lists(st.builds(Word, st.text(), times, times), max_size=3).map(tuple)
 server_events: st.SearchStrategy[ServerEvent] = st.one_of(
     st.builds(SessionCreated, st.text(), st.integers(0, 2**40)),
     st.builds(TextDelta, st.just(0), st.text(min_size=1)),
-    st.builds(UtteranceDone, st.just(0), st.text(), st.builds(Usage, counts, counts, seconds)),
+    st.builds(TextDelta, st.just(0), st.text(min_size=1), times, times),
+    st.builds(
+        UtteranceDone,
+        st.just(0),
+        st.text(),
+        st.builds(Usage, counts, counts, seconds, times),
+        st.one_of(st.none(), words),
+    ),
+    st.builds(SpeechStarted, st.just(0), times),
+    st.builds(SpeechStopped, st.just(0), times),
+    st.builds(Warned, st.text(min_size=1), st.text(), st.none()),
     st.builds(ErrorOccurred, st.text(min_size=1), st.text(), st.none()),
 )
 json_values = st.recursive(
@@ -51,7 +88,12 @@ json_values = st.recursive(
 fields = st.fixed_dictionaries(
     {},
     optional=dict.fromkeys(
-        ["model", "audio", "final", "id", "created", "delta", "text", "usage", "error"], json_values
+        [
+            *("model", "audio", "final", "turn_detection", "include", "session", "language"),
+            *("id", "created", "delta", "text", "usage", "words", "start", "end", "error", "code"),
+            *("warning", "audio_start_ms", "audio_end_ms"),
+        ],
+        json_values,
     ),
 )
 
@@ -100,10 +142,32 @@ def test_server_events_have_the_fields_and_the_order_of_vllm() -> None:
     assert vllm.encode_server(UtteranceDone(3, " one", Usage(39, 12, 1.5))) == (
         b'{"type":"transcription.done","text":" one","usage":{"prompt_tokens":39,'
         b'"total_tokens":51,"completion_tokens":12,"prompt_tokens_details":null,'
-        b'"completion_tokens_details":null,"audio_seconds":1.5}}'
+        b'"completion_tokens_details":null,"audio_seconds":1.5,"lag_seconds":0.0}}'
     )
     assert vllm.encode_server(ErrorOccurred("invalid_json", "No.")) == (
         b'{"type":"error","error":"No.","code":"invalid_json"}'
+    )
+
+
+def test_extensions_have_the_fields_of_the_documentation() -> None:
+    assert vllm.encode_server(TextDelta(0, " one", 0.48, 0.7204)) == (
+        b'{"type":"transcription.delta","delta":" one","start":0.48,"end":0.72}'
+    )
+    done = UtteranceDone(3, " one", Usage(39, 12, 1.5, 0.47961), (Word("one", 0.48, 0.7204),))
+    assert vllm.encode_server(done) == (
+        b'{"type":"transcription.done","text":" one","usage":{"prompt_tokens":39,'
+        b'"total_tokens":51,"completion_tokens":12,"prompt_tokens_details":null,'
+        b'"completion_tokens_details":null,"audio_seconds":1.5,"lag_seconds":0.48},'
+        b'"words":[{"word":"one","start":0.48,"end":0.72}]}'
+    )
+    assert vllm.encode_server(SpeechStarted(3, 1.0239)) == (
+        b'{"type":"input_audio_buffer.speech_started","audio_start_ms":1024}'
+    )
+    assert vllm.encode_server(SpeechStopped(3, 2.0)) == (
+        b'{"type":"input_audio_buffer.speech_stopped","audio_end_ms":2000}'
+    )
+    assert vllm.encode_server(Warned("queued", "Wait.", 3)) == (
+        b'{"type":"warning","warning":"Wait.","code":"queued"}'
     )
 
 
@@ -130,8 +194,13 @@ def test_model_may_be_the_empty_string() -> None:
     assert vllm.decode_client('{"type":"session.update","model":""}') == Configure("")
 
 
-@given(client_events, st.dictionaries(st.text(), json_values))
-def test_unknown_fields_of_a_client_are_ignored(event: ClientEvent, extra: dict[str, Any]) -> None:
+@given(
+    st.one_of(st.builds(Append, st.binary(min_size=1)), st.builds(Commit, st.booleans())),
+    st.dictionaries(st.text(), json_values),
+)
+def test_unknown_fields_of_audio_and_commits_are_ignored(
+    event: ClientEvent, extra: dict[str, Any]
+) -> None:
     message = {**extra, **json.loads(vllm.encode_client(event))}
     assert vllm.decode_client(json.dumps(message)) == event
 
@@ -236,6 +305,11 @@ def test_a_server_that_sends_no_event_is_told_so(message: str) -> None:
         {"type": "transcription.done", "text": 1},
         {"type": "transcription.done", "text": "", "usage": "none"},
         {"type": "transcription.done", "text": "", "usage": {"prompt_tokens": "many"}},
+        {"type": "transcription.delta", "delta": "a", "start": "now"},
+        {"type": "transcription.done", "text": "a", "words": ["a"]},
+        {"type": "input_audio_buffer.speech_started"},
+        {"type": "input_audio_buffer.speech_stopped", "audio_end_ms": "now"},
+        {"type": "warning", "warning": None, "code": "queued"},
         {"type": "error", "error": {"message": "nested as OpenAI has it"}},
         {"type": "error", "error": "x", "code": 1},
     ],
@@ -261,6 +335,13 @@ def test_vllms_own_usage_lacks_audio_seconds() -> None:
         '"completion_tokens":null,"prompt_tokens_details":null,"completion_tokens_details":null}}'
     )
     assert done == UtteranceDone(0, "a", Usage(3, 0, 0.0))
+
+
+def test_times_and_words_of_null_are_none() -> None:
+    delta = vllm.decode_server('{"type":"transcription.delta","delta":"a","start":null,"end":null}')
+    assert delta == TextDelta(0, "a")
+    done = vllm.decode_server('{"type":"transcription.done","text":"a","words":null}')
+    assert done == UtteranceDone(0, "a", Usage(0, 0, 0.0))
 
 
 def test_an_error_without_a_code_is_a_processing_error() -> None:

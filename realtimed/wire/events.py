@@ -1,24 +1,48 @@
 """The neutral events: what a client can ask for and what a server can say, in no dialect.
 
 `session.py` and everything above it speak only these. A dialect module (`vllm.py` and its
-siblings to come) spells them as bytes. Units: seconds are floats, audio is raw bytes in the
-format of the session until `audio/` has decoded it.
+siblings to come) spells them as bytes. Units: seconds are floats on the session's clock, which
+counts the audio received; audio is raw bytes in the format of the session until `audio/` has
+decoded it.
 """
 
-import msgspec
+from typing import Final
+
+from msgspec import UNSET, Struct, UnsetType
+
+WORDS: Final = "words"
+"""Included: times on each `TextDelta`, and `UtteranceDone.words`."""
+WARNINGS: Final = "warnings"
+"""Included: `Warned` events."""
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
+class Event(Struct, frozen=True, gc=False):
     """Base of all neutral events."""
 
 
 # --- client to server --------------------------------------------------------------------
 
 
+class ServerVad(Struct, frozen=True, gc=False):
+    """Turns of speaking delimit the utterances; the Realtime API's names and defaults."""
+
+    threshold: float = 0.5
+    """Probability from which sound counts as speech."""
+    prefix_padding_ms: int = 300
+    """Audio before the onset of speech that belongs to the utterance."""
+    silence_duration_ms: int = 500
+    """Time without speech that ends the utterance."""
+
+
 class Configure(Event, frozen=True, gc=False):
-    """Choose the model of the session. The empty string means the served default."""
+    """Choose the model of the session, and its options; `UNSET` leaves one as it is."""
 
     model: str
+    """The empty string means the served default."""
+    turn_detection: ServerVad | UnsetType | None = UNSET
+    """`None`: commits alone delimit utterances."""
+    include: frozenset[str] | UnsetType = UNSET
+    """What to tell beyond text: names such as `WORDS`. Replaces what was included before."""
 
 
 class Append(Event, frozen=True, gc=False):
@@ -39,12 +63,22 @@ ClientEvent = Configure | Append | Commit
 # --- server to client --------------------------------------------------------------------
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
+class Usage(Struct, frozen=True, gc=False):
     """What an utterance cost, summed over its segments."""
 
     prompt_tokens: int
     completion_tokens: int
     audio_seconds: float
+    lag_seconds: float = 0.0
+    """Audio received but not yet recognised when the utterance was done."""
+
+
+class Word(Struct, frozen=True, gc=False):
+    """A recognised word and when it was spoken, in seconds on the session's clock."""
+
+    word: str
+    start: float
+    end: float
 
 
 class SessionCreated(Event, frozen=True, gc=False):
@@ -59,6 +93,9 @@ class TextDelta(Event, frozen=True, gc=False):
 
     utterance: int
     text: str
+    start: float | None = None
+    """When its first word was spoken; only where `WORDS` is included."""
+    end: float | None = None
 
 
 class UtteranceDone(Event, frozen=True, gc=False):
@@ -67,6 +104,30 @@ class UtteranceDone(Event, frozen=True, gc=False):
     utterance: int
     text: str
     usage: Usage
+    words: tuple[Word, ...] | None = None
+    """Only where `WORDS` is included."""
+
+
+class SpeechStarted(Event, frozen=True, gc=False):
+    """With turn detection: somebody began to speak, `at` seconds on the session's clock."""
+
+    utterance: int
+    at: float
+
+
+class SpeechStopped(Event, frozen=True, gc=False):
+    """With turn detection: speech ended, `at` seconds on the session's clock."""
+
+    utterance: int
+    at: float
+
+
+class Warned(Event, frozen=True, gc=False):
+    """Something that a client may want to know and need not act on."""
+
+    code: str
+    message: str
+    utterance: int | None = None
 
 
 class ErrorOccurred(Event, frozen=True, gc=False):
@@ -77,4 +138,12 @@ class ErrorOccurred(Event, frozen=True, gc=False):
     utterance: int | None = None
 
 
-ServerEvent = SessionCreated | TextDelta | UtteranceDone | ErrorOccurred
+ServerEvent = (
+    SessionCreated
+    | TextDelta
+    | UtteranceDone
+    | SpeechStarted
+    | SpeechStopped
+    | Warned
+    | ErrorOccurred
+)

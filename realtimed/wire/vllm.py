@@ -2,17 +2,24 @@
 
 Wire format: vllm/entrypoints/speech_to_text/realtime/protocol.py of vLLM 0.32.0. Field order
 and null fields are kept, so a client that compares bytes sees what vLLM would have sent, with
-`usage.audio_seconds` added. Audio is base64 of 16 kHz mono signed 16-bit little-endian PCM.
+`usage.audio_seconds` and `usage.lag_seconds` added. Audio is base64 of 16 kHz mono signed 16-bit
+little-endian PCM.
+
+Extensions, for clients that ask in `session.update`: `turn_detection` and two speech events, as
+the Realtime API spells them; `include` for times of words and for warnings (`vllm_options.py`).
 
 Decoding is strict and happens in one pass: msgspec validates the event and decodes the base64
-in C. Only a message that fails is looked at a second time, to name what is wrong with it.
+in C. Only a message that fails is looked at a second time, to name what is wrong with it, and
+the rare `session.update`, to find what it asks for that is not served.
 """
 
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from realtimed.errors import InvalidAudio, InvalidEvent, InvalidJson, UnknownEvent, WireError
+from realtimed.wire import vllm_options
 from realtimed.wire.events import (
     Append,
     ClientEvent,
@@ -21,9 +28,13 @@ from realtimed.wire.events import (
     ErrorOccurred,
     ServerEvent,
     SessionCreated,
+    SpeechStarted,
+    SpeechStopped,
     TextDelta,
     Usage,
     UtteranceDone,
+    Warned,
+    Word,
 )
 
 NAME: Final = "vllm"
@@ -34,6 +45,8 @@ SAMPLE_RATE: Final = 16_000
 
 class _SessionUpdate(msgspec.Struct, tag_field="type", tag="session.update", gc=False):
     model: str | None = None
+    turn_detection: Any = UNSET
+    include: Any = UNSET
 
 
 class _Append(msgspec.Struct, tag_field="type", tag="input_audio_buffer.append", gc=False):
@@ -51,6 +64,8 @@ class _SessionCreated(msgspec.Struct, tag_field="type", tag="session.created", g
 
 class _Delta(msgspec.Struct, tag_field="type", tag="transcription.delta", gc=False):
     delta: str
+    start: float | UnsetType | None = UNSET
+    end: float | UnsetType | None = UNSET
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -60,16 +75,44 @@ class _Usage(msgspec.Struct, gc=False):
     prompt_tokens_details: None = None
     completion_tokens_details: None = None
     audio_seconds: float = 0.0
+    lag_seconds: float = 0.0
+
+
+class _Word(msgspec.Struct, gc=False):
+    word: str
+    start: float
+    end: float
 
 
 class _Done(msgspec.Struct, tag_field="type", tag="transcription.done", gc=False):
     text: str
     usage: _Usage | None = None
+    words: list[_Word] | UnsetType | None = UNSET
+
+
+class _SpeechStarted(
+    msgspec.Struct, tag_field="type", tag="input_audio_buffer.speech_started", gc=False
+):
+    audio_start_ms: int
+
+
+class _SpeechStopped(
+    msgspec.Struct, tag_field="type", tag="input_audio_buffer.speech_stopped", gc=False
+):
+    audio_end_ms: int
+
+
+class _Warning(msgspec.Struct, tag_field="type", tag="warning", gc=False):
+    warning: str
+    code: str
 
 
 class _Error(msgspec.Struct, tag_field="type", tag="error", gc=False):
     error: str
     code: str | None = None
+
+
+_ServerWire = _SessionCreated | _Delta | _Done | _SpeechStarted | _SpeechStopped | _Warning | _Error
 
 
 class _Peek(msgspec.Struct, gc=False):
@@ -81,7 +124,8 @@ class _Peek(msgspec.Struct, gc=False):
 
 
 _CLIENT = msgspec.json.Decoder(_SessionUpdate | _Append | _Commit)
-_SERVER = msgspec.json.Decoder(_SessionCreated | _Delta | _Done | _Error)
+_SERVER = msgspec.json.Decoder(_ServerWire)
+_FIELDS = msgspec.json.Decoder(dict[str, Any])
 _PEEK = msgspec.json.Decoder(_Peek)
 _ENCODER = msgspec.json.Encoder()
 _CLIENT_TYPES: Final = (
@@ -89,6 +133,8 @@ _CLIENT_TYPES: Final = (
     "input_audio_buffer.append",
     "input_audio_buffer.commit",
 )
+_TOO_DEEP: Final = "The event is nested too deeply: expected flat fields."
+_NO_JSON: Final = "Invalid JSON: expected one JSON object per text message."
 
 # --- the server's end ---------------------------------------------------------------------
 
@@ -96,7 +142,7 @@ _CLIENT_TYPES: Final = (
 def decode_client(message: str | bytes) -> ClientEvent:
     """Parse one text message of a client.
 
-    Raises: `InvalidJson`, `InvalidEvent`, `UnknownEvent` or `InvalidAudio`.
+    Raises: `InvalidJson`, `InvalidEvent`, `UnknownEvent`, `InvalidAudio` or `UnsupportedOption`.
     """
     try:
         event = _CLIENT.decode(message)
@@ -113,7 +159,24 @@ def decode_client(message: str | bytes) -> ClientEvent:
         raise InvalidEvent(
             "Missing required field: model. Send session.update with a top-level model name."
         )
-    return Configure(event.model)
+    return _configure(event.model, message)
+
+
+def _configure(model: str, message: str | bytes) -> Configure:
+    """Read a `session.update` with all of its fields."""
+    try:
+        fields = _FIELDS.decode(message)
+    except RecursionError as error:
+        raise InvalidEvent(_TOO_DEEP) from error
+    except (msgspec.DecodeError, UnicodeError) as error:
+        # The first pass only skips over the values of fields that it does not know.
+        raise InvalidJson(_NO_JSON) from error
+    vllm_options.check_fields(fields)
+    return Configure(
+        model,
+        turn_detection=vllm_options.turn_detection(fields.get("turn_detection", UNSET)),
+        include=vllm_options.include(fields.get("include", UNSET)),
+    )
 
 
 def encode_server(event: ServerEvent) -> bytes:
@@ -124,20 +187,37 @@ def encode_server(event: ServerEvent) -> bytes:
 def _to_wire(event: ServerEvent) -> msgspec.Struct:
     match event:
         case TextDelta():
-            return _Delta(event.text)
+            return _Delta(event.text, _seconds(event.start), _seconds(event.end))
         case UtteranceDone():
-            prompt, completion = event.usage.prompt_tokens, event.usage.completion_tokens
-            usage = _Usage(
-                prompt_tokens=prompt,
-                total_tokens=prompt + completion,
-                completion_tokens=completion,
-                audio_seconds=event.usage.audio_seconds,
-            )
-            return _Done(event.text, usage)
+            return _done_to_wire(event)
         case ErrorOccurred():
             return _Error(event.message, event.code)
+        case SpeechStarted():
+            return _SpeechStarted(round(event.at * 1_000))
+        case SpeechStopped():
+            return _SpeechStopped(round(event.at * 1_000))
+        case Warned():
+            return _Warning(event.message, event.code)
         case SessionCreated():
             return _SessionCreated(event.id, event.created)
+
+
+def _done_to_wire(event: UtteranceDone) -> _Done:
+    usage = _Usage(
+        prompt_tokens=event.usage.prompt_tokens,
+        total_tokens=event.usage.prompt_tokens + event.usage.completion_tokens,
+        completion_tokens=event.usage.completion_tokens,
+        audio_seconds=event.usage.audio_seconds,
+        lag_seconds=round(event.usage.lag_seconds, 3),
+    )
+    if event.words is None:
+        return _Done(event.text, usage)
+    words = [_Word(one.word, round(one.start, 3), round(one.end, 3)) for one in event.words]
+    return _Done(event.text, usage, words)
+
+
+def _seconds(value: float | None) -> float | UnsetType:
+    return UNSET if value is None else round(value, 3)
 
 
 def _explain(message: str | bytes) -> WireError:
@@ -147,11 +227,11 @@ def _explain(message: str | bytes) -> WireError:
     except msgspec.ValidationError:
         return InvalidEvent("Expected a JSON object with a string field `type`.")
     except RecursionError:
-        return InvalidEvent("The event is nested too deeply: expected flat fields.")
+        return InvalidEvent(_TOO_DEEP)
     except (msgspec.DecodeError, UnicodeError):
-        return InvalidJson("Invalid JSON: expected one JSON object per text message.")
+        return InvalidJson(_NO_JSON)
     if not isinstance(peek.type, str) or peek.type not in _CLIENT_TYPES:
-        shown = peek.type[:64] if isinstance(peek.type, str) else "(no string)"
+        shown = vllm_options.shown(peek.type) if isinstance(peek.type, str) else "(no string)"
         return UnknownEvent(f"Unknown event type: {shown}. Expected {', '.join(_CLIENT_TYPES)}.")
     if peek.type == "input_audio_buffer.append":
         if isinstance(peek.audio, str):
@@ -174,8 +254,12 @@ class _ServerPeek(msgspec.Struct, gc=False):
 _SERVER_PEEK = msgspec.json.Decoder(_ServerPeek)
 _SERVER_FIELDS: Final = {
     "session.created": "a string `id` and an integer `created`",
-    "transcription.delta": "a string `delta`",
-    "transcription.done": "a string `text` and, where present, an object `usage` of numbers",
+    "transcription.delta": "a string `delta` and, where present, numbers `start` and `end`",
+    "transcription.done": "a string `text` and, where present, an object `usage` of numbers"
+    " and a list `words` of objects with `word`, `start` and `end`",
+    "input_audio_buffer.speech_started": "an integer `audio_start_ms`",
+    "input_audio_buffer.speech_stopped": "an integer `audio_end_ms`",
+    "warning": "a string `warning` and a string `code`",
     "error": "a string `error` and a string or null `code`",
 }
 
@@ -188,7 +272,13 @@ def encode_client(event: ClientEvent) -> bytes:
         case Commit():
             return _ENCODER.encode(_Commit(event.final))
         case Configure():
-            return _ENCODER.encode(_SessionUpdate(event.model))
+            return _ENCODER.encode(
+                _SessionUpdate(
+                    event.model,
+                    vllm_options.turn_detection_to_wire(event.turn_detection),
+                    vllm_options.include_to_wire(event.include),
+                )
+            )
 
 
 def decode_server(message: str | bytes) -> ServerEvent | None:
@@ -207,17 +297,40 @@ def decode_server(message: str | bytes) -> ServerEvent | None:
         if problem is None:
             return None
         raise problem from error
+    return _from_wire(event)
+
+
+def _from_wire(event: _ServerWire) -> ServerEvent:
     match event:
         case _Delta():
-            return TextDelta(0, event.delta)
+            return TextDelta(0, event.delta, _or_none(event.start), _or_none(event.end))
         case _Done():
-            wire = event.usage or _Usage()
-            usage = Usage(wire.prompt_tokens, wire.completion_tokens or 0, wire.audio_seconds)
-            return UtteranceDone(0, event.text, usage)
+            return _done_from_wire(event)
         case _Error():
             return ErrorOccurred(event.code or "processing_error", event.error)
-        case _:
+        case _SpeechStarted():
+            return SpeechStarted(0, event.audio_start_ms / 1_000)
+        case _SpeechStopped():
+            return SpeechStopped(0, event.audio_end_ms / 1_000)
+        case _Warning():
+            return Warned(event.code, event.warning)
+        case _SessionCreated():
             return SessionCreated(event.id, event.created)
+
+
+def _done_from_wire(event: _Done) -> UtteranceDone:
+    wire = event.usage or _Usage()
+    usage = Usage(
+        wire.prompt_tokens, wire.completion_tokens or 0, wire.audio_seconds, wire.lag_seconds
+    )
+    if event.words is UNSET or event.words is None:
+        return UtteranceDone(0, event.text, usage)
+    words = tuple(Word(one.word, one.start, one.end) for one in event.words)
+    return UtteranceDone(0, event.text, usage, words)
+
+
+def _or_none(value: float | UnsetType | None) -> float | None:
+    return None if value is UNSET else value
 
 
 def _explain_server(message: str | bytes) -> WireError | None:
