@@ -61,7 +61,27 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     slow_reader_s: Annotated[
         _Seconds, Meta(description="one event may take to be sent before the client is dropped")
     ] = 20.0
-    stall_s: Annotated[_Seconds, Meta(description="the engine may take to answer one frame")] = 30.0
+    stall_s: Annotated[
+        _Seconds, Meta(description="the engine may take to answer a frame before a restart")
+    ] = 5.0
+    blank_s: Annotated[
+        _Seconds, Meta(description="speech without a word before recognition is restarted")
+    ] = 10.0
+    resume_s: Annotated[
+        _Seconds, Meta(description="audio kept behind recognition to restart from")
+    ] = 12.0
+    queue_s: Annotated[_Seconds, Meta(description="an utterance may wait for an engine slot")] = (
+        20.0
+    )
+    gate_s: Annotated[
+        _Seconds, Meta(description="a pause after which a session leaves the engine")
+    ] = 2.0
+    soft_age_s: Annotated[
+        _Seconds, Meta(description="age from which a segment is cut in the next short pause")
+    ] = 45.0
+    hard_age_s: Annotated[
+        _Seconds, Meta(description="age at which a segment is cut where it is quietest")
+    ] = 90.0
     close_s: Annotated[_Seconds, Meta(description="the closing handshake may take")] = 5.0
     drain_s: Annotated[
         _Seconds, Meta(description="sessions have to finish when the daemon stops")
@@ -83,8 +103,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")
     ] = 8000
     max_sessions: Annotated[
-        _Count | None, Meta(description="sessions at once (default: the engine's max_num_seqs)")
+        _Count | None,
+        Meta(description="sessions at once (default: 4 for each engine slot; 1 without the gate)"),
     ] = None
+    silence_gate: Annotated[
+        bool, Meta(description="a session that is silent leaves the engine until speech returns")
+    ] = True
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe shown")
     ] = "info"

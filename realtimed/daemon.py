@@ -10,21 +10,26 @@ import numpy as np
 import trio
 
 from realtimed import demo
+from realtimed.audio.vad import SpeechModel
 from realtimed.config import Settings
 from realtimed.engine.args import BUNDLED_ARGS, BUNDLED_ENVIRONMENT
 from realtimed.engine.core import Engine, EngineSpec
 from realtimed.engine.spec import ModelInfo
 from realtimed.errors import EngineStartError, RealtimedError, StartError, WireError
 from realtimed.server.listener import Server, State
-from realtimed.transcription.buffer import AudioBuffer
-from realtimed.transcription.transcriber import Listener, Transcriber
+from realtimed.transcription.detection import SpeechDetection
+from realtimed.transcription.recognition import Recognition
+from realtimed.transcription.segment import CutReason
+from realtimed.transcription.transcriber import Listener
 from realtimed.transcription.utterance import Utterance
-from realtimed.wire.events import Usage
 
 log = logging.getLogger("realtimed.daemon")
 
 _PROGRESS_S = 5.0
 _ENGINE_STOP_S = 10.0
+_SESSIONS_PER_SLOT = 4
+"""Sessions that are admitted for each engine slot, where silence costs none: people speak less
+than half of the time."""
 
 
 @dataclass(slots=True)
@@ -45,7 +50,7 @@ class Daemon:
 
     def __post_init__(self) -> None:
         self.engine = Engine(_spec(self.settings))
-        self.server = Server(self.engine, self.settings.limits)
+        self.server = Server(self.settings.limits)
 
     def stop(self) -> None:
         """Drain and end; `run` returns."""
@@ -57,13 +62,15 @@ class Daemon:
         Raises: `StartError` if the daemon cannot start, `EngineDeadError` if the engine died.
         """
         listeners = await self._listen()
+        detection = SpeechDetection(await trio.to_thread.run_sync(SpeechModel))
         # Ends when the engine is gone and the sessions are drained, or at a second signal.
         async with trio.open_nursery() as nursery:
             if on_signal:
                 nursery.start_soon(self._watch_signals, nursery.cancel_scope)
                 nursery.start_soon(self._tell_state)
             await nursery.start(self.server.serve, listeners)
-            nursery.start_soon(self._run_engine)
+            nursery.start_soon(detection.run)
+            nursery.start_soon(self._run_engine, detection)
             await self._stop.wait()
             await self._drain()
             nursery.cancel_scope.cancel()
@@ -90,12 +97,13 @@ class Daemon:
         log.info("listening on ws://%s:%d/v1/realtime, not ready yet", host, self.port)
         return listeners
 
-    async def _run_engine(self) -> None:
+    async def _run_engine(self, detection: SpeechDetection) -> None:
         try:
             # Ends with the engine: stopped, dead, or never started.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._report_progress)
-                nursery.start_soon(self._warm_up, await nursery.start(self._engine_task))
+                await nursery.start(self._engine_task)
+                nursery.start_soon(self._warm_up, detection)
         except* StartError as group:
             if not self._stop.is_set():
                 self._failure = _first(group)
@@ -120,13 +128,18 @@ class Daemon:
                 seconds = trio.current_time() - self._phase_began
                 log.info("loading: %s, %.0f s so far", self._phase, seconds)
 
-    async def _warm_up(self, info: ModelInfo) -> None:
+    async def _warm_up(self, detection: SpeechDetection) -> None:
         """Recognise one second of silence, then open for business."""
         self._progress("first inference")
-        await _recognise_silence(self.engine, self.settings.limits.stall_s)
-        self.server.max_sessions = min(
-            self.settings.max_sessions or info.max_num_seqs, info.max_num_seqs
+        settings, server, slots = self.settings, self.server, self.engine.info.max_num_seqs
+        server.recognition = Recognition.build(
+            self.engine, detection, settings.limits, gate=settings.silence_gate
         )
+        await _recognise_silence(server.recognition)
+        # Without the gate each session holds a slot for as long as an utterance lasts.
+        at_most = settings.limits.connections if settings.silence_gate else slots
+        usual = _SESSIONS_PER_SLOT * slots if settings.silence_gate else slots
+        server.max_sessions = min(settings.max_sessions or usual, at_most)
         # What is loaded by now stays for good: the collector need not look through it again.
         gc.collect()
         gc.freeze()
@@ -135,11 +148,12 @@ class Daemon:
         self.server.state = State.READY
         self.ready.set()
         log.info(
-            "ready: %s on ws://%s:%d/v1/realtime, %d sessions at once",
-            ", ".join(info.served_names),
-            self.settings.host,
+            "ready: %s on ws://%s:%d/v1/realtime, %d sessions at once, %d of them speaking",
+            ", ".join(self.engine.info.served_names),
+            settings.host,
             self.port,
-            self.server.max_sessions,
+            server.max_sessions,
+            min(slots, server.max_sessions),
         )
 
     # --- stop -----------------------------------------------------------------------------
@@ -170,8 +184,17 @@ class Daemon:
                         "engine_running": counts and counts[0],
                         "engine_waiting": counts and counts[1],
                         "engine_steps": self.engine.steps,
+                        **self._recognition_counts(),
                     },
                 )
+
+    def _recognition_counts(self) -> dict[str, int]:
+        recognition = self.server.recognition
+        if recognition is None:
+            return {}
+        cuts = {f"cuts_{reason.value}": recognition.cuts[reason] for reason in CutReason}
+        slots = recognition.slots
+        return {"slots_active": slots.active, "slots_waiting": slots.waiting, **cuts}
 
     async def _drain(self) -> None:
         limits = self.settings.limits
@@ -184,29 +207,28 @@ class Daemon:
             await self._engine_gone.wait()
 
 
-async def _recognise_silence(engine: Engine, stall_s: float) -> None:
+async def _recognise_silence(recognition: Recognition) -> None:
     """One second of silence through the path that every utterance takes."""
-    buffer = AudioBuffer(engine.info.geometry.sample_rate, stall_s)
-    buffer.append(np.zeros(engine.info.geometry.sample_rate, np.float32))
+    samples = recognition.engine.info.geometry.sample_rate
+    buffer = recognition.buffer()
+    buffer.append(np.zeros(min(samples, buffer.ring.free), np.float32))
     failures: list[WireError] = []
-    listener = Listener(_ignore_text, _ignore_usage, lambda _, error: failures.append(error))
+    listener = Listener(
+        text=lambda _utterance, _text: None,
+        done=lambda _utterance, _usage, _words: None,
+        failed=lambda _utterance, error: failures.append(error),
+        cut=lambda _utterance, _reason: None,
+        queued=lambda _utterance: None,
+    )
     send, receive = trio.open_memory_channel[Utterance](1)
     send.send_nowait(Utterance(0, 0, buffer.ring.end))
     send.close()
     try:
-        await Transcriber(engine, buffer, listener, stall_s).run(receive)
+        await recognition.transcriber(buffer, listener).run(receive)
     except WireError as error:
         failures.append(error)
     if failures:
         raise EngineStartError(f"The first inference failed: {failures[0].message}")
-
-
-def _ignore_text(_utterance: int, _text: str) -> None:
-    """Silence has no text worth keeping."""
-
-
-def _ignore_usage(_utterance: int, _usage: Usage) -> None:
-    """Nobody is charged for the warm-up."""
 
 
 def _spec(settings: Settings) -> EngineSpec:

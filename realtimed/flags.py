@@ -119,6 +119,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add(parser: argparse.ArgumentParser, option: config.Option) -> None:
     default = "" if option.default in (None, ()) else f" (default: {option.default})"
+    if isinstance(option.default, bool):
+        parser.add_argument(
+            config.flag_name(option.key),
+            action=argparse.BooleanOptionalAction,
+            default=None,
+            help=option.description + f" (default: {'on' if option.default else 'off'})",
+        )
+        return
     parser.add_argument(
         config.flag_name(option.key),
         nargs="+" if option.default == () else None,

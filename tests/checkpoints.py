@@ -78,3 +78,21 @@ def _row_scales(n_tokens: int) -> NDArray[np.float32]:
     scales[FIRST_BYTE_ID + 0xC2 : FIRST_BYTE_ID + 0xE0] = 1.45
     scales[FIRST_BYTE_ID + 0xE1 : FIRST_BYTE_ID + 0xED] = 1.2
     return 0.01 * scales
+
+
+def make_blank_checkpoint(directory: Path) -> Path:
+    """Write the bundled model with a bias towards blanks so strong that it says nothing else.
+
+    The output layer shares the embeddings, so the bias is a copy of the blank's own row in
+    place of every word's: no word can win, and a tie goes to the lower id, which is the blank.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("params.json", "tekken.json"):
+        shutil.copyfile(DEMO / name, directory / name)
+    weights = load_file(DEMO / WEIGHTS)
+    (name,) = [name for name in weights if name.endswith(EMBEDDINGS)]
+    rows = weights[name].clone()
+    rows[STREAMING_IDS.start + 1 :] = rows[STREAMING_IDS.start]
+    weights[name] = rows
+    save_file(weights, directory / WEIGHTS)
+    return directory

@@ -98,6 +98,11 @@ class DaemonProcess:
     def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    def signal_process(self, pid: int, number: signal.Signals) -> None:
+        """Signal one of the daemon's own descendants."""
+        assert pid in self.descendants()
+        os.kill(pid, number)
+
     def wait(self, timeout_s: float = STOP_S) -> int:
         return self._process.wait(timeout_s)
 

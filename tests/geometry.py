@@ -12,6 +12,7 @@ BUNDLED = StreamGeometry(
     right_pad=14 * 1_280,
     delay_tokens=3,
     prompt=(1, *[PAD] * 35),
+    word_mark=33,
 )
 
 

@@ -9,7 +9,6 @@ import kosoku
 import trio
 
 from realtimed.config import Limits
-from realtimed.engine.core import Engine, EngineSpec
 from realtimed.server.listener import Server, State
 from realtimed.server.websocket import SocketClosed, WebSocket
 
@@ -38,7 +37,7 @@ def run_cases(url: str) -> list[Any]:
 
 
 async def test_every_protocol_case_passes() -> None:
-    server = EchoServer(Engine(EngineSpec("none")), Limits(), max_sessions=4, state=State.READY)
+    server = EchoServer(Limits(), max_sessions=4, state=State.READY)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:  # ends by the cancel below

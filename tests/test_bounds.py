@@ -42,6 +42,7 @@ def tight() -> Iterator[DaemonProcess]:
     """A daemon with a limit for everything, each of them within reach."""
     flags = [word for key, value in LIMITS.items() for word in (f"--limits.{key}", str(value))]
     engine = ["--engine.max-model-len", str(MAX_MODEL_LEN), "--engine.max-num-seqs", str(SESSIONS)]
+    engine += ["--max-sessions", str(SESSIONS)]
     process = DaemonProcess(*flags, *engine)
     try:
         yield process.wait_ready()

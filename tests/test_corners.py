@@ -225,11 +225,23 @@ async def test_binary_frames_are_raw_pcm(daemon: DaemonProcess) -> None:
         assert await error_code(client) == "invalid_audio"
 
 
-async def test_unknown_fields_are_ignored(daemon: DaemonProcess) -> None:
+async def test_fields_that_ask_for_nothing_are_accepted(daemon: DaemonProcess) -> None:
     async with raw_client(daemon.url, update=False) as client:
         await client.send(
-            type="session.update", model="realtimed-demo", language="en", event_id="e1", include=[]
+            type="session.update", model="realtimed-demo", language=None, event_id="e1", include=[]
         )
         await client.send(type="input_audio_buffer.commit", event_id="e2")
         await client.send(type="input_audio_buffer.commit", final=True, more={"a": 1})
         assert await final_text(client) == ""
+
+
+async def test_an_option_that_cannot_be_served_is_named_and_changes_nothing(
+    daemon: DaemonProcess,
+) -> None:
+    async with raw_client(daemon.url, update=False) as client:
+        await client.send(type="session.update", model="realtimed-demo", language="en")
+        error = await client.receive()
+        assert error["code"] == "unsupported_option"
+        assert "language" in error["error"]
+        await client.commit()
+        assert (await client.receive())["code"] == "model_not_validated"

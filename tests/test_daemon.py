@@ -7,7 +7,8 @@ from raw_client import raw_client
 from speech import load_sample, manifest, word_errors
 
 # Word errors of a whole-file pass per sample, from the model card.
-ALLOWED_ERRORS = {"noisy": 4, "minute": 2, "mixed": 1, "unseen-voice": 3}
+# Its pauses cut `pauses` into segments, at places that depend on when the audio came.
+ALLOWED_ERRORS = {"noisy": 4, "minute": 2, "mixed": 1, "unseen-voice": 3, "pauses": 1}
 
 
 async def wait_for_idle_engine(daemon: DaemonProcess) -> None:
@@ -76,6 +77,7 @@ async def test_done_has_the_joined_deltas_and_vllms_usage_with_audio_seconds(
         "prompt_tokens_details",
         "completion_tokens_details",
         "audio_seconds",
+        "lag_seconds",
     }
     assert usage["prompt_tokens"] == 36
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]

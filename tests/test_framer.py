@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from realtimed.audio.ring import AudioRing
+from realtimed.config import Limits
 from realtimed.transcription.framer import Framer
+from realtimed.transcription.hearing import Hearing
+from realtimed.transcription.policy import CutPolicy
 from realtimed.transcription.segment import CutReason, Segment
-from realtimed.transcription.utterance import SegmentChain, Utterance
+from realtimed.transcription.utterance import Next, SegmentChain, Utterance
 
 Audio = NDArray[np.float32]
 
@@ -103,24 +106,26 @@ def test_frames_depend_neither_on_chunks_nor_on_the_place_in_the_session(
         assert np.array_equal(one, other)
 
 
-def run_chain(chain: SegmentChain, ring: AudioRing) -> list[tuple[int, int, CutReason | None, int]]:
+def make_chain(utterance: Utterance, ring: AudioRing, max_model_len: int = 16_384) -> SegmentChain:
+    info = model(max_model_len)
+    policy = CutPolicy.build(info, Limits(), gate=False)
+    return SegmentChain(info, utterance, policy, ring, Hearing(ring))
+
+
+def run_chain(chain: SegmentChain) -> list[tuple[int, int | None, CutReason | None, int]]:
     """Answer every frame at once; what became of each segment."""
     seen = []
     while True:
         segment = chain.current
-        while True:
-            chain.follow(ring)
-            frame = segment.next_frame(ring)
-            if frame is None:
-                break
+        while (frame := chain.next_frame()) is not None:
             assert frame.token_ids
             assert len(frame.audio)
-            segment.answered([7])
-            ring.release(segment.framer.needed_from)
+            chain.answered([7], "")
+            chain.ring.release(chain.keep_from)
         assert segment.finished
-        assert segment.framer.end is not None
-        seen.append((segment.begin, segment.framer.end, segment.cut_reason, segment.framer.tokens))
-        if not chain.advance():
+        seen.append((segment.begin, segment.cut_at, segment.cut_reason, segment.framer.tokens))
+        chain.close_segment()
+        if chain.advance() is Next.NOTHING:
             return seen
 
 
@@ -131,20 +136,19 @@ def test_a_long_utterance_becomes_segments_that_join_and_never_reach_the_models_
 ) -> None:
     ring = AudioRing(10**6)
     ring.append(noise(samples + 1_000))
-    chain = SegmentChain(model(max_model_len), Utterance(0, 0, samples))
-    seen = run_chain(chain, ring)
+    seen = run_chain(make_chain(Utterance(0, 0, samples), ring, max_model_len))
     assert ring.start <= samples, "the next utterance's audio is still there"
     assert seen[0][0] == 0
     assert seen[-1][1] == samples
     assert [end for _, end, _, _ in seen[:-1]] == [begin for begin, _, _, _ in seen[1:]]
     assert all(tokens < max_model_len for _, _, _, tokens in seen)
-    assert all(reason is CutReason.MODEL_LENGTH for _, _, reason, _ in seen[:-1])
+    assert all(reason is CutReason.HARD_AGE for _, _, reason, _ in seen[:-1])
     assert seen[-1][2] is CutReason.UTTERANCE_END
 
 
 def test_an_empty_utterance_needs_no_engine_step() -> None:
-    chain = SegmentChain(model(), Utterance(0, 0, 0))
-    assert run_chain(chain, AudioRing(10)) == [(0, 0, CutReason.UTTERANCE_END, 0)]
+    chain = make_chain(Utterance(0, 0, 0), AudioRing(10))
+    assert run_chain(chain) == [(0, 0, CutReason.UTTERANCE_END, 0)]
     assert (chain.prompt_tokens, chain.completion_tokens) == (0, 0)
 
 

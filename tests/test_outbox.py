@@ -108,3 +108,11 @@ async def test_nothing_is_sent_after_a_message_that_was_cut_off() -> None:
         nursery.cancel_scope.cancel()
     box.put(error(1))
     assert box.unsent() == []
+
+
+async def test_merged_text_has_the_first_start_and_the_last_end() -> None:
+    box = outbox(Socket().send)
+    box.put(TextDelta(0, "a", 1.0, 1.5))
+    box.put(TextDelta(0, "b", 2.0, 2.5))
+    (message,) = box.unsent()
+    assert vllm.decode_server(message) == TextDelta(0, "ab", 1.0, 2.5)

@@ -1,7 +1,8 @@
 """What no real engine does on demand: stalls, failures and death inside an utterance."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,16 @@ import trio
 import trio.testing
 from geometry import model
 
+from realtimed.audio.vad import SpeechModel
+from realtimed.config import Limits
 from realtimed.engine.spec import ModelInfo
 from realtimed.errors import EngineFailed, EngineUnavailable, WireError
 from realtimed.transcription.buffer import AudioBuffer
+from realtimed.transcription.detection import SpeechDetection
+from realtimed.transcription.policy import CutPolicy
+from realtimed.transcription.slots import SlotPool
 from realtimed.transcription.transcriber import Listener, Transcriber
 from realtimed.transcription.utterance import Utterance
-from realtimed.wire.events import Usage
 
 RATE = 16_000
 
@@ -25,7 +30,7 @@ class FakeEngine:
     """Answers every frame with a word, in the next tick; misbehaves where it is told to."""
 
     nursery: trio.Nursery
-    stalls_at: int = -1
+    stalls_at: Container[int] = ()
     fails_at: int = -1
     error: WireError = field(default_factory=lambda: EngineFailed("told to fail"))
     frames: int = 0
@@ -50,7 +55,7 @@ class FakeStream:
 
     def send(self, token_ids: list[int], audio: object) -> None:
         number, self.engine.frames = self.engine.frames, self.engine.frames + 1
-        if number != self.engine.stalls_at:
+        if number not in self.engine.stalls_at:
             self.engine.nursery.start_soon(self._answer, number == self.engine.fails_at)
 
     async def _answer(self, fails: bool) -> None:
@@ -64,24 +69,39 @@ class FakeStream:
         self.engine.closed += 1
 
 
-async def recognise(engine: FakeEngine, utterances: int = 2) -> list[str]:
+@cache
+def detection() -> SpeechDetection:
+    """Never run: without the silence gate, audio this short is not listened to."""
+    return SpeechDetection(SpeechModel())
+
+
+async def recognise(
+    engine: FakeEngine, utterances: int = 2, slots: SlotPool | None = None
+) -> list[str]:
     """Seconds of audio, one utterance each, and what was reported."""
     seen: list[str] = []
-    buffer = AudioBuffer(utterances * RATE, 1.0)
+    buffer = AudioBuffer(utterances * RATE, 1.0, detection())
     buffer.append(np.zeros(utterances * RATE, np.float32))
-
-    def done(number: int, usage: Usage) -> None:
-        seen.append(f"{number} done {usage.audio_seconds:g}")
-
-    def failed(number: int, error: WireError) -> None:
-        seen.append(f"{number} {error.code}")
-
-    listener = Listener(lambda _number, _text: None, done, failed)
+    listener = Listener(
+        text=lambda _number, _timed: None,
+        done=lambda number, usage, _words: seen.append(f"{number} done {usage.audio_seconds:g}"),
+        failed=lambda number, error: seen.append(f"{number} {error.code}"),
+        cut=lambda number, reason: seen.append(f"{number} cut {reason.value}"),
+        queued=lambda number: seen.append(f"{number} queued"),
+    )
     send, receive = trio.open_memory_channel[Utterance](utterances)
     for number in range(utterances):
         send.send_nowait(Utterance(number, number * RATE, (number + 1) * RATE))
     send.close()
-    transcriber = Transcriber(engine, buffer, listener, stall_s=30.0)  # type: ignore[arg-type]
+    policy = CutPolicy.build(engine.info, Limits(), gate=False)
+    transcriber = Transcriber(
+        engine,  # type: ignore[arg-type]
+        buffer,
+        listener,
+        policy,
+        slots or SlotPool(1, 20.0),
+        stall_s=5.0,
+    )
     await transcriber.run(receive)
     assert buffer.ring.start == buffer.ring.end, "all audio was let go"
     return seen
@@ -90,25 +110,72 @@ async def recognise(engine: FakeEngine, utterances: int = 2) -> list[str]:
 async def test_each_utterance_is_reported_and_its_request_closed() -> None:
     async with trio.open_nursery() as nursery:  # ends when the answers have been given
         engine = FakeEngine(nursery)
-        assert await recognise(engine) == ["0 done 1", "1 done 1"]
+        assert await recognise(engine) == [
+            "0 cut utterance_end",
+            "0 done 1",
+            "1 cut utterance_end",
+            "1 done 1",
+        ]
     assert engine.closed == 2
 
 
-async def test_a_frame_without_an_answer_fails_its_utterance_in_time_and_no_other(
+async def test_a_frame_without_an_answer_begins_the_segment_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with trio.open_nursery() as nursery:  # ends when the answers have been given
-        engine = FakeEngine(nursery, stalls_at=3)
+        engine = FakeEngine(nursery, stalls_at=(3,))
         began = trio.current_time()
-        assert await recognise(engine) == ["0 engine_error", "1 done 1"]
-        assert trio.current_time() - began == pytest.approx(30.0)
+        seen = await recognise(engine, 1)
+        assert seen == ["0 cut stall", "0 cut utterance_end", "0 done 1"]
+        assert trio.current_time() - began == pytest.approx(5.0)
     assert engine.closed == 2
+
+
+async def test_an_engine_that_stays_silent_fails_the_utterance_and_no_other(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:  # ends when the answers have been given
+        engine = FakeEngine(nursery, stalls_at=range(3, 8))
+        began = trio.current_time()
+        seen = await recognise(engine)
+        assert seen == ["0 cut stall"] * 4 + ["0 engine_error", "1 cut utterance_end", "1 done 1"]
+        assert trio.current_time() - began == pytest.approx(25.0)
+
+
+async def test_an_utterance_waits_for_a_slot_and_says_so(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    slots = SlotPool(1, 20.0)
+    async with trio.open_nursery() as nursery:  # ends when the answers have been given
+        engine = FakeEngine(nursery)
+        seen: list[str] = []
+
+        async def second() -> None:
+            seen.extend(await recognise(engine, 1, slots))
+
+        async with slots.slot(lambda: None):
+            nursery.start_soon(second)
+            await trio.sleep(10)
+            assert (slots.active, slots.waiting, slots.crowded) == (1, 1, True)
+    assert seen == ["0 queued", "0 cut utterance_end", "0 done 1"]
+    assert (slots.active, slots.waiting) == (0, 0)
+
+
+async def test_a_slot_that_never_comes_free_ends_the_utterance_not_the_session(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    slots = SlotPool(1, 20.0)
+    async with trio.open_nursery() as nursery:  # ends when the answers have been given
+        async with slots.slot(lambda: None):
+            assert await recognise(FakeEngine(nursery), 1, slots) == ["0 queued", "0 engine_busy"]
+    assert slots.waiting == 0
 
 
 async def test_a_failed_request_fails_its_utterance_and_no_other() -> None:
     async with trio.open_nursery() as nursery:  # ends when the answers have been given
         engine = FakeEngine(nursery, fails_at=0)
-        assert await recognise(engine) == ["0 engine_error", "1 done 1"]
+        seen = await recognise(engine)
+        assert seen == ["0 engine_error", "1 cut utterance_end", "1 done 1"]
 
 
 async def test_a_dead_engine_ends_the_session() -> None:
@@ -121,7 +188,7 @@ async def test_a_dead_engine_ends_the_session() -> None:
 
 async def test_cancelling_closes_the_request(autojump_clock: trio.testing.MockClock) -> None:
     async with trio.open_nursery() as nursery:  # ends when the answers have been given
-        engine = FakeEngine(nursery, stalls_at=1)
-        with trio.move_on_after(5):
+        engine = FakeEngine(nursery, stalls_at=(1,))
+        with trio.move_on_after(3):
             await recognise(engine)
     assert engine.closed == 1

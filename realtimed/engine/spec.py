@@ -22,6 +22,8 @@ class StreamGeometry:
     right_pad: int
     delay_tokens: int
     prompt: tuple[int, ...]
+    word_mark: int | None = None
+    """The token by which the model says that it has heard a word, before it writes it."""
 
     @property
     def first_end(self) -> int:

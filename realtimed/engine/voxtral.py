@@ -47,7 +47,16 @@ def geometry(tokenizer: Any) -> StreamGeometry:
         right_pad=len(right.audio_array),
         delay_tokens=config.get_num_delay_tokens(),
         prompt=tuple(tokenizer.instruct.start() + encoder.encode_streaming_tokens()),
+        word_mark=_special_token(tokenizer, "[STREAMING_WORD]"),
     )
+
+
+def _special_token(tokenizer: Any, name: str) -> int | None:
+    try:
+        token: int = tokenizer.instruct.tokenizer.get_special_token(name)
+    except ValueError:  # what mistral_common says for "no such token"
+        return None
+    return token
 
 
 class Detokenizer:

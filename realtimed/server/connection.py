@@ -1,5 +1,6 @@
 """One client's connection: receive loop, generation task, outbox, and how they end together."""
 
+import logging
 import math
 import time
 import uuid
@@ -12,24 +13,36 @@ import trio
 from numpy.typing import NDArray
 
 from realtimed.audio.pcm import decode_pcm16
+from realtimed.audio.turns import SpeechStarted, SpeechStopped, TurnDetection, TurnDetector
+from realtimed.audio.vad import WINDOW_SAMPLES
 from realtimed.config import Limits
-from realtimed.engine.core import Engine
 from realtimed.errors import Draining, IdleTimeout, InvalidAudio, SlowReader, WireError
 from realtimed.server.outbox import Outbox
 from realtimed.server.websocket import SocketClosed, WebSocket
 from realtimed.session import Action, Begin, Emit, End, Phase, Session, refuse
 from realtimed.transcription.buffer import AudioBuffer
+from realtimed.transcription.recognition import Recognition
+from realtimed.transcription.segment import CutReason
 from realtimed.transcription.transcriber import Listener, Transcriber
-from realtimed.transcription.utterance import Utterance
+from realtimed.transcription.utterance import TimedText, Utterance
 from realtimed.wire.events import (
     Append,
     ClientEvent,
     Commit,
     Configure,
     ServerEvent,
+    ServerVad,
     SessionCreated,
     Usage,
+    Word,
 )
+
+log = logging.getLogger("realtimed.server")
+
+_RESUMED = {
+    CutReason.STALL: "The engine stopped answering: recognition began again behind the last word.",
+    CutReason.BLANKS: "Speech gave no words: recognition began again behind the last word.",
+}
 
 
 class Dialect(Protocol):
@@ -52,9 +65,9 @@ class Connection:
 
     socket: WebSocket
     dialect: Dialect
-    engine: Engine
-    limits: Limits
+    recognition: Recognition
     id: str = field(default_factory=lambda: f"sess-{uuid.uuid4().hex[:16]}")
+    limits: Limits = field(init=False)
     session: Session = field(init=False)
     buffer: AudioBuffer = field(init=False)
     outbox: Outbox = field(init=False)
@@ -64,14 +77,20 @@ class Connection:
     _receiving: trio.CancelScope = field(init=False, default_factory=trio.CancelScope)
     _fewer: trio.Event = field(init=False, default_factory=trio.Event)
     _draining: bool = field(init=False, default=False)
+    _failure: Exception | None = field(init=False, default=None)
+    _all_tasks: trio.CancelScope = field(init=False)
+    _wanted: ServerVad | None = field(init=False, default=None)
+    _turns: TurnDetection = field(init=False)
+    _detector: TurnDetector = field(init=False)
     _waiting_since: float = field(init=False, default=math.inf)
     """Trio's time when the receive loop began to wait for a message; infinite if it does not."""
 
     def __post_init__(self) -> None:
-        info = self.engine.info
-        capacity = math.ceil(self.limits.ring_s * info.geometry.sample_rate)
-        self.session = Session(info.served_names)
-        self.buffer = AudioBuffer(capacity, self.limits.overflow_s)
+        info = self.recognition.engine.info
+        self.limits = self.recognition.limits
+        self.session = Session(info.served_names, sample_rate=info.geometry.sample_rate)
+        self.buffer = self.recognition.buffer()
+        self.buffer.hearing.on_failure = self._fail
         self.outbox = Outbox(
             self._send_text,
             self.dialect.encode_server,
@@ -80,7 +99,7 @@ class Connection:
         )
 
     async def run(self) -> None:
-        """Serve the connection to its end; only cancellation escapes."""
+        """Serve the connection to its end; only cancellation and bugs escape."""
         close: WireError | None = None
         try:
             await self._converse()
@@ -88,13 +107,15 @@ class Connection:
             pass
         except* WireError as group:
             close = _first_leaf(group)
+        if self._failure is not None:
+            raise self._failure
         if close is not None:
             await self._end(close)
 
     @property
     def audio_seconds(self) -> float:
         """Audio received, in seconds on the session's clock."""
-        return self.session.received / self.engine.info.geometry.sample_rate
+        return self.session.received / self.session.sample_rate
 
     def drain(self) -> None:
         """Stop reading, let the utterances finish, then close with 1001."""
@@ -107,12 +128,15 @@ class Connection:
         """Run the three tasks; raises what ended them."""
         # Unbounded in itself: `_receive_one` reads nothing while too many are unfinished.
         self._utterances, utterances = trio.open_memory_channel[Utterance](math.inf)
-        listener = Listener(self._on_text, self._on_done, self._on_failed)
-        transcriber = Transcriber(self.engine, self.buffer, listener, self.limits.stall_s)
+        listener = Listener(
+            self._on_text, self._on_done, self._on_failed, self._on_cut, self._on_queued
+        )
+        transcriber = self.recognition.transcriber(self.buffer, listener)
         self.outbox.put(SessionCreated(self.id, int(time.time())))
         # Ends when the receive loop raises (the client left, a limit was hit), when the outbox
         # meets a slow reader, when the engine is gone, or when a drain has flushed everything.
         async with trio.open_nursery() as nursery:
+            self._all_tasks = nursery.cancel_scope
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self._watch_idle)
             finished = trio.Event()
@@ -122,6 +146,11 @@ class Connection:
             await finished.wait()
             await self.outbox.flushed()
             raise Draining("The daemon is stopping: connect again in a moment.")
+
+    def _fail(self, error: Exception) -> None:
+        """End the connection for a bug that shows in a callback, and no other connection."""
+        self._failure = error
+        self._all_tasks.cancel()
 
     async def _generate(
         self,
@@ -182,6 +211,7 @@ class Connection:
                 self._perform(self.session.commit(event))
             case Configure():
                 self._perform(self.session.configure(event))
+                self._detect_turns()
 
     async def _store(self, samples: NDArray[np.float32]) -> None:
         """Put audio into the ring, in pieces if it has to wait for room."""
@@ -210,16 +240,61 @@ class Connection:
 
     # --- from recognition -----------------------------------------------------------------
 
-    def _on_text(self, utterance: int, text: str) -> None:
-        self._perform(self.session.text(utterance, text))
+    def _on_text(self, utterance: int, timed: TimedText) -> None:
+        self._perform(self.session.text(utterance, timed.text, timed.start, timed.end))
 
-    def _on_done(self, utterance: int, usage: Usage) -> None:
-        self._perform(self.session.done(utterance, usage))
+    def _on_done(self, utterance: int, usage: Usage, words: tuple[Word, ...]) -> None:
+        self._perform(self.session.done(utterance, usage, words))
         self._fewer.set()
+
+    def _on_cut(self, utterance: int, reason: CutReason) -> None:
+        self.recognition.cuts[reason] += 1
+        if reason.restarts:
+            log.warning("recognition restarted", extra={"session": self.id, "reason": reason.value})
+            self._perform(self.session.warn("resumed", _RESUMED[reason], utterance))
+
+    def _on_queued(self, utterance: int) -> None:
+        message = "Every engine slot is taken: this speech waits for its turn."
+        self._perform(self.session.warn("queued", message, utterance))
 
     def _on_failed(self, utterance: int, error: WireError) -> None:
         self._perform(self.session.failed(utterance, error))
         self._fewer.set()
+
+    # --- from speech detection --------------------------------------------------------------
+
+    def _detect_turns(self) -> None:
+        """Follow the session's turn detection, where that has changed."""
+        wanted, hearing = self.session.turn_detection, self.buffer.hearing
+        if wanted == self._wanted:
+            return
+        if self._wanted is not None and self._detector.speaking:
+            # The new detection knows nothing of the turn that is open: it ends here.
+            self._perform(self.session.speech_stopped(hearing.judged, hearing.judged))
+        self._wanted = wanted
+        if wanted is None:
+            hearing.on_window, hearing.always = None, self.recognition.policy.gate is not None
+            return
+        self._turns = TurnDetection(
+            wanted.threshold, wanted.prefix_padding_ms, wanted.silence_duration_ms
+        )
+        self._detector = TurnDetector(self._turns)
+        hearing.on_window = self._on_window
+        self.buffer.listen(self.buffer.ring.start)
+
+    def _on_window(self, probability: float, end: int) -> None:
+        prefix = self._turns.prefix_padding_samples
+        if end <= self.session.claimed:
+            return  # detection is behind a final commit; that audio has had its utterance
+        match self._detector.push(probability, end):
+            case SpeechStarted(at):
+                self._perform(self.session.speech_started(at, prefix))
+            case SpeechStopped(at):
+                self._perform(self.session.speech_stopped(at, end))
+        if not self.session.unfinished:
+            # Nobody speaks: what is older than the padding of a turn will not be asked for.
+            self.session.forget(end - prefix - WINDOW_SAMPLES)
+            self.buffer.release(end - prefix - WINDOW_SAMPLES)
 
     # --- to the client --------------------------------------------------------------------
 

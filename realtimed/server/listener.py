@@ -8,11 +8,11 @@ from types import ModuleType
 import trio
 
 from realtimed.config import Limits
-from realtimed.engine.core import Engine
 from realtimed.errors import Refusal
 from realtimed.server.connection import Connection
 from realtimed.server.handshake import Upgrade, encode_accept, encode_refusal, read_upgrade
 from realtimed.server.websocket import WebSocket
+from realtimed.transcription.recognition import Recognition
 from realtimed.wire import vllm
 
 log = logging.getLogger("realtimed.server")
@@ -34,10 +34,11 @@ class State(Enum):
 class Server:
     """All connections of one daemon."""
 
-    engine: Engine
     limits: Limits
+    recognition: Recognition | None = None
+    """Set, with `max_sessions`, when the engine has said what it can run."""
     max_sessions: int = 0
-    """Sessions at once; set when the engine has said what it can run."""
+    """Sessions at once, speaking or silent."""
     state: State = State.LOADING
     sessions: set[Connection] = field(default_factory=set)
     connections: int = 0
@@ -122,12 +123,11 @@ class Server:
         if self.state is State.DRAINING:
             raise Refusal(503, "draining", "The daemon is stopping.", retry_after_s=30)
         if self._reserved >= self.max_sessions:
-            raise Refusal(
-                503,
-                "full",
-                f"All {self.max_sessions} sessions are taken.",
-                retry_after_s=5,
-            )
+            message = f"All {self.max_sessions} sessions are taken."
+            raise Refusal(503, "full", message, retry_after_s=5)
+        if self.recognition is not None and self.recognition.slots.crowded:
+            message = "Every engine slot is taken, and as many utterances wait for one."
+            raise Refusal(503, "busy", message, retry_after_s=10)
         return dialect
 
     async def _refuse(self, stream: trio.SocketStream, refusal: Refusal) -> None:
@@ -153,7 +153,8 @@ class Server:
 
     async def converse(self, socket: WebSocket, dialect: ModuleType) -> None:
         """Serve one accepted socket to its end."""
-        connection = Connection(socket, dialect, self.engine, self.limits)  # type: ignore[arg-type]
+        assert self.recognition is not None
+        connection = Connection(socket, dialect, self.recognition)  # type: ignore[arg-type]
         self.sessions.add(connection)
         log.info("session begins", extra={"session": connection.id})
         try:

@@ -44,7 +44,9 @@ class Outbox:
             and type(last) is TextDelta
             and event.utterance == last.utterance
         ):
-            self._waiting[-1] = TextDelta(event.utterance, last.text + event.text)
+            start = event.start if last.start is None else last.start
+            end = last.end if event.end is None else event.end
+            self._waiting[-1] = TextDelta(event.utterance, last.text + event.text, start, end)
             return
         self._waiting.append(event)
         self._more.set()

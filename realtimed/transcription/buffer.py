@@ -14,17 +14,23 @@ from numpy.typing import NDArray
 
 from realtimed.audio.ring import AudioRing
 from realtimed.errors import BufferOverflow
+from realtimed.transcription.detection import SpeechDetection
+from realtimed.transcription.hearing import Hearing
 
 
 class AudioBuffer:
-    """A bounded ring with back-pressure. One producer, one consumer."""
+    """A bounded ring with back-pressure. One producer; recognition and detection consume."""
 
-    def __init__(self, capacity: int, overflow_s: float) -> None:
+    def __init__(self, capacity: int, overflow_s: float, detection: SpeechDetection) -> None:
         """`capacity` in samples; `overflow_s`: how long it may stay full, in seconds."""
         self.ring = AudioRing(capacity)
+        self.hearing = Hearing(self.ring)
+        self.hearing.on_judged = self.notify
+        self._detection = detection
         self._overflow_s = overflow_s
         self.on_news: Callable[[], None] | None = None
-        """Called when there is more audio or an utterance has ended; must not block."""
+        """Called when there is more audio, some of it has been judged, or an utterance has ended;
+        must not block."""
         self._room_in, self._room_out = trio.open_memory_channel[None](1)
 
     async def room(self) -> int:
@@ -37,19 +43,30 @@ class AudioBuffer:
         return self.ring.free
 
     def append(self, samples: NDArray[np.float32]) -> None:
-        """Add 1-d float32 samples, no more than there is room for, and tell the consumer."""
+        """Add 1-d float32 samples, no more than there is room for, and tell the consumers."""
         self.ring.append(samples)
+        if self.hearing.active:
+            self._detection.notice(self.hearing)
         self.notify()
 
     def notify(self) -> None:
-        """Tell the consumer that there is audio, or that an utterance has ended."""
+        """Tell recognition that there is something new."""
         if self.on_news is not None:
             self.on_news()
 
+    def listen(self, at: int) -> None:
+        """Judge all audio from session position `at` on, now and later."""
+        self.hearing.always = True
+        self.hearing.start(at)
+        self._detection.notice(self.hearing)
+
     def release(self, position: int) -> None:
-        """Forget the audio before session position `position` and let the producer go on."""
+        """Forget the audio before session position `position` and let the producer go on.
+
+        What speech detection has not heard yet stays.
+        """
         before = self.ring.free
-        self.ring.release(position)
+        self.ring.release(int(min(position, self.hearing.needed_from)))
         if self.ring.free > before == 0:
             with suppress(trio.WouldBlock):  # the last news is not yet taken, and says the same
                 self._room_in.send_nowait(None)

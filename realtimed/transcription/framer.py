@@ -33,13 +33,14 @@ class Framer:
             raise ValueError("a segment is closed once, at or after its beginning")
         self.end = end
 
-    def take(self, ring: AudioRing) -> NDArray[np.float32] | None:
+    def take(self, ring: AudioRing, upto: int | None = None) -> NDArray[np.float32] | None:
         """The next frame's audio, 1-d float32, or `None` while the ring lacks some of it.
 
-        After `close`, `None` means that the segment is exhausted.
+        Before `close`, audio after session position `upto` counts as missing. After it, `None`
+        means that the segment is exhausted.
         """
         start, end = self._bounds()
-        if end > self._available(ring):
+        if end > self._available(ring, upto):
             return None
         frame = self._cut(ring, start, end)
         self.frames += 1
@@ -56,21 +57,34 @@ class Framer:
         return self.end is not None and self._bounds()[1] > self._total()
 
     @property
+    def reaches(self) -> int:
+        """Session position that the next frame's audio ends at, its look-ahead counted."""
+        return self.begin + self._bounds()[1] - self.geometry.left_pad
+
+    @property
     def needed_from(self) -> int:
         """First session position that a later frame of this segment, or another, reads."""
         position = max(self.begin, self.begin + self._bounds()[0] - self.geometry.left_pad)
         return position if self.end is None else min(position, self.end)
 
     def position(self, frame: int) -> int:
-        """Session position up to which frame number `frame` (from 0) lets the model hear.
+        """Session position up to which frame number `frame` (from 0) lets the model hear."""
+        heard = self._timeline(frame)
+        return heard if self.end is None else min(heard, self.end)
 
-        The model writes a word `delay_tokens` after it heard it, so the text that answers this
-        frame speaks of audio before this position less the delay.
+    def spoken(self, frame: int) -> int:
+        """Session position before which the text was spoken that answers frame number `frame`.
+
+        The model writes a word `delay_tokens` after it heard it, in the right padding if need be.
         """
+        delay = self.geometry.delay_tokens * self.geometry.samples_per_token
+        spoken = max(self.begin, self._timeline(frame) - delay)
+        return spoken if self.end is None else min(spoken, self.end)
+
+    def _timeline(self, frame: int) -> int:
         geometry = self.geometry
         heard = geometry.first_end + frame * geometry.samples_per_token - geometry.left_pad
-        last = self.begin + heard
-        return last if self.end is None else min(last, self.end)
+        return self.begin + heard
 
     def _bounds(self) -> tuple[int, int]:
         """[start, end) of the next frame on the padded timeline, neighbours included."""
@@ -91,10 +105,11 @@ class Framer:
         left = self.geometry.left_pad if length else 0
         return left + length + self.geometry.right_pad
 
-    def _available(self, ring: AudioRing) -> int:
+    def _available(self, ring: AudioRing, upto: int | None) -> int:
         if self.end is not None:
             return self._total()
-        return self.geometry.left_pad + ring.end - self.begin if ring.end > self.begin else 0
+        last = ring.end if upto is None else min(ring.end, upto)
+        return self.geometry.left_pad + last - self.begin if last > self.begin else 0
 
     def _cut(self, ring: AudioRing, start: int, end: int) -> NDArray[np.float32]:
         offset = self.begin - self.geometry.left_pad

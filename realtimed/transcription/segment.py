@@ -16,7 +16,16 @@ class CutReason(Enum):
     """Why a segment ended. All go through the same mechanism, `Segment.cut`."""
 
     UTTERANCE_END = "utterance_end"
-    MODEL_LENGTH = "model_length"
+    SILENCE = "silence"
+    SOFT_AGE = "soft_age"
+    HARD_AGE = "hard_age"
+    BLANKS = "blanks"
+    STALL = "stall"
+
+    @property
+    def restarts(self) -> bool:
+        """Whether recognition went wrong: no flush, and audio after the cut is heard again."""
+        return self in (CutReason.BLANKS, CutReason.STALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,7 @@ class Segment:
     begin: int
     completion_tokens: int = 0
     cut_reason: CutReason | None = None
+    cut_at: int | None = None
     framer: Framer = field(init=False)
     _feed: list[int] | None = field(init=False)
 
@@ -43,19 +53,29 @@ class Segment:
         self._feed = list(self.geometry.prompt)
 
     def cut(self, at_sample: int, reason: CutReason) -> None:
-        """End the segment's audio at session position `at_sample`; the flush follows."""
-        if self.cut_reason is None:
-            self.framer.close(at_sample)
-            self.cut_reason = reason
+        """End the segment's audio at session position `at_sample`; the flush follows.
 
-    def next_frame(self, ring: AudioRing) -> Frame | None:
+        If the reason is one that `restarts`, there is no flush: the request is given up, even
+        while it is being flushed.
+        """
+        if self.cut_reason is not None and not reason.restarts:
+            return
+        self.cut_reason, self.cut_at = reason, at_sample
+        if not reason.restarts:
+            self.framer.close(at_sample)
+
+    def next_frame(self, ring: AudioRing, upto: int | None = None) -> Frame | None:
         """The next frame, or `None`: audio is missing, or, after a cut, all is flushed.
+
+        `upto`: session position that the frame may not reach beyond, while the segment is open.
 
         Raises: `AssertionError` if the previous frame has not been answered.
         """
         if self._feed is None:
             raise AssertionError("a frame is still in flight")
-        audio = self.framer.take(ring)
+        if self.cut_reason is not None and self.cut_reason.restarts:
+            return None
+        audio = self.framer.take(ring, upto)
         if audio is None:
             return None
         frame = Frame(self._feed, audio)
@@ -73,10 +93,15 @@ class Segment:
         return self.framer.exhausted and self._feed is not None
 
     @property
+    def heard(self) -> int:
+        """Session position up to which the frames taken so far let the model hear."""
+        frames = self.framer.frames
+        return self.framer.position(frames - 1) if frames else self.begin
+
+    @property
     def recognised_to(self) -> int:
         """Session position up to which the engine has answered, the model's delay taken off."""
         if self.framer.frames == 0 or (self._feed is None and self.framer.frames == 1):
             return self.begin
         answered = self.framer.frames - (1 if self._feed is None else 0)
-        delay = self.geometry.delay_tokens * self.geometry.samples_per_token
-        return max(self.begin, self.framer.position(answered - 1) - delay)
+        return self.framer.spoken(answered - 1)

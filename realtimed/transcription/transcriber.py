@@ -2,33 +2,43 @@
 
 The hot path has no task of its own. New audio and each answer of the engine call `_Feeder.advance`
 where they happen, so that a frame costs no switch between tasks; the generation task waits for
-whole segments, and holds what needs a task: order, deadlines, and a clean end when cancelled.
+whole segments, and holds what needs a task: order, deadlines, slots, and a clean end when
+cancelled.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from realtimed.engine.core import Engine, EngineStream
 from realtimed.errors import EngineFailed, WireError
 from realtimed.transcription.buffer import AudioBuffer
-from realtimed.transcription.segment import Segment
-from realtimed.transcription.utterance import SegmentChain, Utterance
-from realtimed.wire.events import Usage
+from realtimed.transcription.policy import CutPolicy
+from realtimed.transcription.segment import CutReason
+from realtimed.transcription.slots import SlotPool
+from realtimed.transcription.utterance import Next, SegmentChain, TimedText, Utterance
+from realtimed.wire.events import Usage, Word
+
+_MAX_STALLS: Final = 4
+"""Restarts without any answer between them after which an utterance is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
     """Where recognition reports. Called from whatever task made progress; must not block."""
 
-    text: Callable[[int, str], None]
+    text: Callable[[int, TimedText], None]
     """Utterance id and text to append."""
-    done: Callable[[int, Usage], None]
+    done: Callable[[int, Usage, tuple[Word, ...]], None]
     """The utterance is complete."""
     failed: Callable[[int, WireError], None]
     """The utterance ended with an error. On return its `end` is set."""
+    cut: Callable[[int, CutReason], None]
+    """A segment of the utterance has been cut."""
+    queued: Callable[[int], None]
+    """All engine slots are taken: the utterance waits for one."""
 
 
 @dataclass(slots=True)
@@ -38,8 +48,11 @@ class Transcriber:
     engine: Engine
     buffer: AudioBuffer
     listener: Listener
+    policy: CutPolicy
+    slots: SlotPool
     stall_s: float
-    """Seconds without an answer to a frame after which the utterance fails."""
+    """Seconds without an answer to a frame after which the segment is begun again."""
+    _stalls: int = field(init=False, default=0)
 
     async def run(self, utterances: trio.MemoryReceiveChannel[Utterance]) -> None:
         """Serve until the sending side of `utterances` is closed and all are finished.
@@ -47,27 +60,55 @@ class Transcriber:
         Raises: a `WireError` that ends the session, if the engine is gone.
         """
         async for utterance in utterances:
+            chain = SegmentChain(
+                self.engine.info, utterance, self.policy, self.buffer.ring, self.buffer.hearing
+            )
             try:
-                usage = await self._utterance(utterance)
+                await self._utterance(chain)
             except WireError as error:
                 if error.close_code is not None:
                     raise  # ends the session, and the session's last event says so
                 self.listener.failed(utterance.id, error)
             else:
-                self.listener.done(utterance.id, usage)
+                self.listener.done(utterance.id, self._usage(chain), tuple(chain.words.words))
             assert utterance.end is not None
             self.buffer.release(utterance.end)
 
-    async def _utterance(self, utterance: Utterance) -> Usage:
-        chain = SegmentChain(self.engine.info, utterance)
+    def _usage(self, chain: SegmentChain) -> Usage:
+        """What the utterance cost, and how far behind the audio it ended."""
+        assert chain.utterance.end is not None
+        behind = self.buffer.ring.end - chain.utterance.end
+        return Usage(
+            chain.prompt_tokens,
+            chain.completion_tokens,
+            round(chain.audio_seconds, 4),
+            round(behind / self.engine.info.geometry.sample_rate, 4),
+        )
+
+    async def _utterance(self, chain: SegmentChain) -> None:
+        self._stalls = 0
         while True:
-            await self._segment(chain)
-            if not chain.advance():
-                break
-        return Usage(chain.prompt_tokens, chain.completion_tokens, round(chain.audio_seconds, 4))
+            async with self.slots.slot(lambda: self.listener.queued(chain.utterance.id)):
+                await self._segment(chain)
+            chain.close_segment()
+            assert chain.current.cut_reason is not None
+            self.listener.cut(chain.utterance.id, chain.current.cut_reason)
+            if not await self._next(chain):
+                return
+
+    async def _next(self, chain: SegmentChain) -> bool:
+        """Begin the next segment, after a pause when speech returns; False at the end."""
+        while (then := chain.advance()) is Next.PAUSE:
+            # Until there is speech, or no more audio; the session's idle deadline bounds this.
+            news = trio.Event()
+            self.buffer.on_news = news.set
+            self.buffer.release(chain.keep_from_in_pause)
+            await news.wait()
+            self.buffer.on_news = None
+        return then is Next.SEGMENT
 
     async def _segment(self, chain: SegmentChain) -> None:
-        feeder = _Feeder(chain, chain.current, self.buffer, self.listener, self.engine)
+        feeder = _Feeder(chain, self.buffer, self.listener, self.engine)
         self.buffer.on_news = feeder.advance
         try:
             feeder.advance()
@@ -80,18 +121,29 @@ class Transcriber:
             raise feeder.error
 
     async def _finished(self, feeder: "_Feeder") -> None:
-        """Wait for the end of the segment; a frame without an answer is an end, too."""
+        """Wait for the end of the segment; a frame without an answer in time is an end, too.
+
+        Raises: `EngineFailed` if beginning again has not helped several times.
+        """
         while not feeder.finished.is_set():
             since = trio.current_time() if feeder.sent_at is None else feeder.sent_at
             with trio.move_on_at(since + self.stall_s):
                 await feeder.finished.wait()
-                return
             sent_at = feeder.sent_at
             if sent_at is not None and trio.current_time() >= sent_at + self.stall_s:
-                raise EngineFailed(
-                    f"The engine gave no answer for {self.stall_s:g} s: the utterance was ended. "
-                    "Send it again, or tell the operator."
-                )
+                self._stalled(feeder)
+                return
+        self._stalls = 0
+
+    def _stalled(self, feeder: "_Feeder") -> None:
+        self._stalls = 1 if feeder.answers else self._stalls + 1
+        if self._stalls > _MAX_STALLS:
+            raise EngineFailed(
+                f"The engine gave no answer for {self._stalls * self.stall_s:g} s: the utterance "
+                "was ended. Send it again, or tell the operator."
+            )
+        chain = feeder.chain
+        chain.current.cut(chain.resume_at, CutReason.STALL)
 
 
 @dataclass(slots=True)
@@ -99,7 +151,6 @@ class _Feeder:
     """Carries one segment through the engine, frame by frame, from callbacks."""
 
     chain: SegmentChain
-    segment: Segment
     buffer: AudioBuffer
     listener: Listener
     engine: Engine
@@ -107,6 +158,7 @@ class _Feeder:
     error: Exception | None = None
     sent_at: float | None = None
     """Trio's time when the frame in flight was sent; `None` if none is."""
+    answers: int = 0
     stream: EngineStream = field(init=False)
     _detokenizer: Any = field(init=False)
 
@@ -124,21 +176,20 @@ class _Feeder:
             self._failed(error)
 
     def _advance(self) -> None:
-        self.chain.follow(self.buffer.ring)
-        frame = self.segment.next_frame(self.buffer.ring)
+        frame = self.chain.next_frame()
         if frame is not None:
             self.stream.send(frame.token_ids, frame.audio)
             self.sent_at = trio.current_time()
-        elif self.segment.cut_reason is not None:
+        elif self.chain.current.cut_reason is not None:
             self.finished.set()
 
     def _answered(self, tokens: Sequence[int]) -> None:
         self.sent_at = None
-        self.segment.answered(tokens)
-        self.buffer.release(self.segment.framer.needed_from)
-        text = self._detokenizer.text(tokens)
-        if text:
-            self.listener.text(self.chain.utterance.id, text)
+        self.answers += 1
+        timed = self.chain.answered(tokens, self._detokenizer.text(tokens))
+        self.buffer.release(self.chain.keep_from)
+        if timed is not None:
+            self.listener.text(self.chain.utterance.id, timed)
         self.advance()
 
     def _failed(self, error: Exception) -> None:

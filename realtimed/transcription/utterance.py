@@ -1,10 +1,26 @@
-"""An utterance: what the client delimits, recognised as a chain of segments. Sans-IO."""
+"""An utterance: what the client delimits, recognised as a chain of segments. Sans-IO.
 
+The chain decides where segments end and begin (`CutPolicy`), keeps the utterance's words and their
+times, and knows which audio it may still need. Segments join without a gap, but for pauses, which
+no segment hears, and for restarts, which hear again what was not recognised.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
 
+from realtimed.audio.levels import quietest
 from realtimed.audio.ring import AudioRing
+from realtimed.audio.vad import WINDOW_SAMPLES
 from realtimed.engine.spec import ModelInfo
-from realtimed.transcription.segment import CutReason, Segment
+from realtimed.transcription.hearing import Hearing
+from realtimed.transcription.policy import CutPolicy
+from realtimed.transcription.segment import CutReason, Frame, Segment
+from realtimed.transcription.words import WordClock, join
+
+_BLANKS_BETWEEN_LOOKS: Final = 12
+"""Frames without text between two looks at whether there was speech in them: about a second."""
 
 
 @dataclass(slots=True)
@@ -16,54 +32,186 @@ class Utterance:
     end: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TimedText:
+    """Text and when it was spoken, in seconds on the session's clock."""
+
+    text: str
+    start: float
+    end: float
+
+
+class Next(Enum):
+    """What comes after a segment."""
+
+    SEGMENT = auto()
+    PAUSE = auto()
+    NOTHING = auto()
+
+
 @dataclass(slots=True)
 class SegmentChain:
-    """Decides where the segments of an utterance end and begin, and counts what they cost.
-
-    Segments join without a gap: each begins at the sample where the last was cut.
-    """
+    """The segments of one utterance, one at a time."""
 
     model: ModelInfo
     utterance: Utterance
+    policy: CutPolicy
+    ring: AudioRing
+    hearing: Hearing
     prompt_tokens: int = 0
     completion_tokens: int = 0
     current: Segment = field(init=False)
+    words: WordClock = field(init=False)
+    _hold: int | None = field(init=False, default=None)
+    """Where the search for a place to cut an old segment begins; it hears nothing more."""
+    _again: int | None = field(init=False, default=None)
+    """Where the next segment begins, if that is not where this one is cut."""
+    _blanks: int = field(init=False, default=0)
+    _patience: int = field(init=False)
+    _last_character: str = field(init=False, default="")
+    _fresh: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self.current = Segment(self.model.geometry, self.utterance.begin)
+        begin = self.utterance.begin
+        self.current = Segment(self.model.geometry, begin)
+        self.words = WordClock(self.model.geometry.sample_rate, begin)
+        self._patience = self.policy.blanks
 
-    def follow(self, ring: AudioRing) -> None:
-        """Cut the current segment if the utterance has ended or the model's length is near."""
-        if self.current.cut_reason is not None:
+    # --- frames ---------------------------------------------------------------------------
+
+    def next_frame(self) -> Frame | None:
+        """The next frame of the current segment, cutting it first where that is due.
+
+        `None`: audio is missing; or, if the segment is cut, all of it is flushed.
+        """
+        segment = self.current
+        if segment.cut_reason is None:
+            self._follow(segment)
+            if segment.cut_reason is None:
+                return None if self._hold is not None else segment.next_frame(self.ring, self._upto)
+        return segment.next_frame(self.ring)
+
+    def answered(self, tokens: Sequence[int], text: str) -> TimedText | None:
+        """The engine's tokens for the frame in flight, and what they say."""
+        segment = self.current
+        segment.answered(tokens)
+        at = segment.recognised_to
+        if not text:
+            self._blanks += 1
+            self.words.blank(at if self.model.geometry.word_mark in tokens else None)
+            return None
+        self._blanks, self._patience = 0, self.policy.blanks
+        if self._fresh:
+            text, self._fresh = join(self._last_character, text), False
+        self._last_character = text[-1:] or self._last_character
+        return TimedText(text, *self.words.text(text, at, self.hearing.onset))
+
+    @property
+    def _upto(self) -> int | None:
+        """Recognition stays close behind speech detection, where that decides what is cut."""
+        return self.hearing.judged + self.policy.ahead if self.hearing.always else None
+
+    @property
+    def keep_from(self) -> int:
+        """Session position before which the utterance needs no audio any more."""
+        segment = self.current
+        again = max(self.words.end, segment.begin, segment.heard - self.policy.resume)
+        return min(segment.framer.needed_from, again)
+
+    @property
+    def keep_from_in_pause(self) -> int:
+        """The same between two segments: what may lie before the next onset."""
+        return self.hearing.judged - self.policy.prefix - WINDOW_SAMPLES
+
+    # --- cutting --------------------------------------------------------------------------
+
+    def _follow(self, segment: Segment) -> None:
+        """Cut the current segment if there is a reason to."""
+        end = self.utterance.end
+        if end is not None and segment.framer.reaches > end:
+            segment.cut(end, CutReason.UTTERANCE_END)
             return
-        if self.utterance.end is not None and not self._must_roll(self.utterance.end):
-            self.current.cut(self.utterance.end, CutReason.UTTERANCE_END)
-        elif self.current.framer.tokens >= self._longest:
-            heard = self.current.framer.position(self.current.framer.frames - 1)
-            self.current.cut(min(heard, ring.end), CutReason.MODEL_LENGTH)
+        age = segment.heard - segment.begin
+        if self._hold is not None or age >= self.policy.hard_age - self.policy.window:
+            self._cut_hard(segment)
+        elif age >= self.policy.soft_age or self.hearing.active:
+            self._cut_in_quiet(segment, age)
+        if self._blanks >= _BLANKS_BETWEEN_LOOKS and self._blanks % _BLANKS_BETWEEN_LOOKS == 0:
+            self._look_at_blanks(segment)
 
-    def advance(self) -> bool:
-        """Go on to the next segment once the current one is flushed; False at the end."""
+    def _cut_hard(self, segment: Segment) -> None:
+        """Cut at the quietest place of the window, as soon as all of it is there."""
+        if self._hold is None:
+            self._hold = segment.heard
+        end = self.utterance.end
+        upto = self._hold + self.policy.window
+        upto = upto if end is None else min(upto, end)
+        if self.ring.end >= upto:
+            at = self._hold + quietest(self.ring.copy(self._hold, upto))
+            segment.cut(at, CutReason.HARD_AGE)
+
+    def _cut_in_quiet(self, segment: Segment, age: int) -> None:
+        """Cut after a pause longer than the gate, or in a short one once the segment is old."""
+        self.hearing.start(segment.heard)
+        at = min(segment.heard, self.hearing.judged)
+        quiet = at - self.hearing.quiet_from(segment.begin, at)
+        if self.policy.gate is not None and quiet >= self.policy.gate:
+            segment.cut(at, CutReason.SILENCE)
+        elif age >= self.policy.soft_age and quiet >= self.policy.quiet:
+            segment.cut(at, CutReason.SOFT_AGE)
+            self._again = at - quiet + self.policy.tail
+
+    def _look_at_blanks(self, segment: Segment) -> None:
+        """Begin again if nothing is recognised although somebody speaks."""
+        spt = self.model.geometry.samples_per_token
+        if self._blanks * spt * 2 < self._patience:
+            return
+        self.hearing.start(segment.heard)
+        begin = max(self.resume_at, self.hearing.since)
+        if self.hearing.track.speech_samples(begin, segment.recognised_to) >= self._patience:
+            segment.cut(self.resume_at, CutReason.BLANKS)
+            # If that does not help, it may be music: try again, but ever less often.
+            self._patience *= 2
+
+    @property
+    def resume_at(self) -> int:
+        """Where to begin again: behind the last word, as far back as audio is kept."""
+        return max(self.words.end, self.current.begin, self.ring.start)
+
+    # --- from segment to segment ------------------------------------------------------------
+
+    def close_segment(self) -> None:
+        """Count what the current segment cost, when it is over."""
         segment = self.current
         if segment.framer.frames:
             self.prompt_tokens += len(segment.geometry.prompt)
         self.completion_tokens += segment.completion_tokens
-        if segment.cut_reason is not CutReason.MODEL_LENGTH:
-            return False
-        assert segment.framer.end is not None
-        self.current = Segment(segment.geometry, segment.framer.end)
-        return True
+        self._hold, self._blanks = None, 0
+        self.hearing.stop()
 
-    @property
-    def _longest(self) -> int:
-        """Positions a segment may fill before its flush, which must fit as well."""
-        return self.model.max_model_len - self.model.geometry.right_pad_tokens - 2
+    def advance(self) -> Next:
+        """Go on to the next segment, if there is one and its beginning is known."""
+        reason, at = self.current.cut_reason, self.current.cut_at
+        assert at is not None
+        if reason is CutReason.UTTERANCE_END:
+            return Next.NOTHING
+        if reason is CutReason.SILENCE:
+            onset = self.hearing.onset(at)
+            end = self.utterance.end
+            if onset is None or (end is not None and onset >= end):
+                return Next.PAUSE if end is None or not self._judged_to(end) else Next.NOTHING
+            at = max(onset - self.policy.prefix, self.utterance.begin, self.ring.start)
+        elif self._again is not None:
+            at = max(self._again, self.ring.start)
+        self._again = None
+        self.current = Segment(self.model.geometry, at)
+        self.words.resume(at)
+        self._fresh = True
+        return Next.SEGMENT
 
-    def _must_roll(self, end: int) -> bool:
-        """Whether the audio up to `end` is longer than what the current segment may hold."""
-        geometry = self.model.geometry
-        remaining = end - self.current.framer.begin
-        return geometry.left_pad + remaining > self._longest * geometry.samples_per_token
+    def _judged_to(self, end: int) -> bool:
+        """Whether detection has heard all before `end`, but for less than a window."""
+        return not self.hearing.pending or self.hearing.judged >= end
 
     @property
     def audio_seconds(self) -> float:

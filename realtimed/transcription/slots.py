@@ -1,0 +1,63 @@
+"""The engine's slots: how many segments run at once, and who waits for one.
+
+A segment holds a slot from its first frame to the end of its flush. A session that is silent has
+no segment and so no slot; that is how more sessions than slots are served. Waiting is first come,
+first served, and a long segment lines up again when it rolls over, so nobody starves.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from realtimed.errors import EngineBusy
+
+
+class SlotPool:
+    """Counts the active segments and lets no more than `total` run."""
+
+    def __init__(self, total: int, wait_s: float) -> None:
+        """`wait_s`: seconds that a segment may wait for its turn."""
+        self.total = total
+        self.waiting = 0
+        self._wait_s = wait_s
+        self._free = trio.Semaphore(total, max_value=total)
+
+    @property
+    def active(self) -> int:
+        """Segments that hold a slot."""
+        return self.total - self._free.value
+
+    @property
+    def crowded(self) -> bool:
+        """Whether as many segments wait as run: a new session would not be heard in time."""
+        return self.waiting >= self.total
+
+    @asynccontextmanager
+    async def slot(self, queued: Callable[[], None]) -> AsyncIterator[None]:
+        """Hold a slot; `queued` is called if there is none at once.
+
+        Raises: `EngineBusy` if none comes free in time.
+        """
+        try:
+            self._free.acquire_nowait()
+        except trio.WouldBlock:
+            queued()
+            await self._wait()
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    async def _wait(self) -> None:
+        self.waiting += 1
+        try:
+            with trio.move_on_after(self._wait_s):
+                await self._free.acquire()
+                return
+        finally:
+            self.waiting -= 1
+        raise EngineBusy(
+            f"All {self.total} engine slots were taken for {self._wait_s:g} s: the utterance was "
+            "ended. Send it again, or tell the operator that the server is too small."
+        )
