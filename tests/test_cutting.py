@@ -249,3 +249,9 @@ def test_the_models_length_bounds_every_age() -> None:
     assert longest / BUNDLED.samples_per_token < short.max_model_len
     assert 0 < policy.soft_age < policy.hard_age
     assert CutPolicy.build(model(), Limits(), gate=True).hard_age == 90 * RATE
+
+
+def test_what_is_kept_behind_leaves_room_in_the_ring() -> None:
+    limits = Limits(ring_s=3)
+    policy = CutPolicy.build(model(), limits, gate=True)
+    assert policy.resume + policy.window < 3 * RATE

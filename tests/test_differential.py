@@ -119,7 +119,10 @@ async def test_tokens_and_text_equal_vllms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cases = select([checkpoint])
-    settings = Settings(port=0, model=str(models[checkpoint]), engine=dict(ENGINE_ARGS))
+    # Every frame is compared, whether or not somebody speaks in it.
+    settings = Settings(
+        port=0, model=str(models[checkpoint]), engine=dict(ENGINE_ARGS), silence_gate=False
+    )
     daemon = Daemon(settings)
     ours: dict[str, Answer] = {}
     async with trio.open_nursery() as nursery:  # ends when the daemon has stopped

@@ -167,6 +167,8 @@ class Connection:
                 self._receiving.cancel()
             while True:
                 await self._receive_one()
+        message = "The daemon is stopping: the finals follow, then the connection is closed."
+        self._perform(self.session.warn("draining", message))
         self._perform(self.session.drain())
 
     async def _receive_one(self) -> None:

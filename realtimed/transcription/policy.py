@@ -49,7 +49,8 @@ class CutPolicy:
         positions = model.max_model_len - geometry.right_pad_tokens - 4
         longest = positions * geometry.samples_per_token - geometry.left_pad
         hard_age = min(samples(limits.hard_age_s), longest)
-        window = min(samples(_WINDOW_MS / 1000), hard_age // 4)
+        # What is kept for a cut or a restart must leave the ring room for what comes.
+        window = min(samples(_WINDOW_MS / 1000), hard_age // 4, samples(limits.ring_s / 4))
         return cls(
             soft_age=min(samples(limits.soft_age_s), hard_age - window),
             hard_age=hard_age,
@@ -60,5 +61,5 @@ class CutPolicy:
             prefix=samples(_PREFIX_MS / 1000),
             ahead=samples(_AHEAD_MS / 1000),
             blanks=samples(limits.blank_s),
-            resume=samples(limits.resume_s),
+            resume=samples(min(limits.resume_s, limits.ring_s / 2)),
         )
