@@ -27,6 +27,8 @@ log = logging.getLogger("realtimed.daemon")
 
 _PROGRESS_S = 5.0
 _ENGINE_STOP_S = 10.0
+_WARM_UP_S = 60.0
+"""The first inference may compile kernels; later ones may not take so long."""
 _SESSIONS_PER_SLOT = 4
 """Sessions that are admitted for each engine slot, where silence costs none: people speak less
 than half of the time."""
@@ -224,7 +226,7 @@ async def _recognise_silence(recognition: Recognition) -> None:
     send.send_nowait(Utterance(0, 0, buffer.ring.end))
     send.close()
     try:
-        await recognition.transcriber(buffer, listener).run(receive)
+        await recognition.transcriber(buffer, listener, _WARM_UP_S).run(receive)
     except WireError as error:
         failures.append(error)
     if failures:

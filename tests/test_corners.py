@@ -1,19 +1,59 @@
-"""The table of docs/protocol.md, row by row, over a raw socket to the real daemon."""
+"""The table of docs/protocol.md, row by row, over a raw socket to the real daemon.
+
+Once with the bundled checkpoint, which says what was spoken, and once with random weights, which
+say the same noise for the same audio: the rules are not those of one model.
+"""
 
 import base64
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio
+from checkpoints import make_random_checkpoint
 from daemon_process import DaemonProcess
 from raw_client import RawClient, raw_client
 from speech import load_sample, manifest
 
+from realtimed.engine.args import BUNDLED_ENVIRONMENT
+
 DIGITS = load_sample("digits")
 CALLSIGN = load_sample("callsign")
-DIGITS_TEXT = manifest()["digits"].text
-CALLSIGN_TEXT = manifest()["callsign"].text
+RANDOM = (
+    *("--served-model-name", "realtimed-demo", "--no-silence-gate", "--engine.dtype", "float32"),
+    *("--engine.max-model-len", "2048", "--engine.max-num-seqs", "8", "--engine.enforce-eager"),
+    *("--engine.kv-cache-memory-bytes", str(2**27), "--engine.distributed-executor-backend", "uni"),
+)
+
+
+@pytest.fixture(scope="module", params=["bundled", "random"])
+def daemon(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DaemonProcess]:
+    """The daemon of all tests, then one with a checkpoint of random weights."""
+    if request.param == "bundled":
+        yield request.getfixturevalue("session_daemon")
+        return
+    checkpoint = make_random_checkpoint(tmp_path_factory.mktemp("random"), seed=3)
+    process = DaemonProcess(str(checkpoint), *RANDOM, environment=dict(BUNDLED_ENVIRONMENT))
+    try:
+        yield process.wait_ready()
+    finally:
+        assert process.stop() == 0, process.log
+
+
+_SAID: dict[tuple[int, str], str] = {}
+
+
+async def said(daemon: DaemonProcess, name: str) -> str:
+    """What the daemon's model makes of a sample in a session by the book."""
+    if (daemon.pid, name) not in _SAID:
+        async with raw_client(daemon.url) as client:
+            done = await client.utterance(load_sample(name))
+        _SAID[daemon.pid, name] = done["text"].strip()
+        assert _SAID[daemon.pid, name]
+    return _SAID[daemon.pid, name]
 
 
 async def error_code(client: RawClient) -> str:
@@ -34,9 +74,9 @@ async def final_text(client: RawClient) -> str:
     return text.strip()
 
 
-async def still_works(client: RawClient) -> None:
+async def still_works(client: RawClient, daemon: DaemonProcess) -> None:
     done = await client.utterance(CALLSIGN)
-    assert done["text"].strip() == CALLSIGN_TEXT
+    assert done["text"].strip() == await said(daemon, "callsign")
 
 
 async def nothing_more_comes(client: RawClient) -> None:
@@ -53,7 +93,7 @@ async def test_audio_before_the_model_and_before_commit_is_used(daemon: DaemonPr
         await client.commit()
         await client.speak(DIGITS[60_000:])
         await client.commit(final=True)
-        assert await final_text(client) == DIGITS_TEXT
+        assert await final_text(client) == await said(daemon, "digits")
 
 
 @pytest.mark.parametrize("final", [False, True])
@@ -64,7 +104,7 @@ async def test_commit_before_the_model_is_an_error_and_starts_nothing(
         await client.commit(final=final)
         assert await error_code(client) == "model_not_validated"
         await client.update()
-        await still_works(client)
+        await still_works(client, daemon)
 
 
 async def test_commits_while_transcribing_are_the_start_of_one_next_utterance(
@@ -79,8 +119,8 @@ async def test_commits_while_transcribing_are_the_start_of_one_next_utterance(
         await client.commit(final=True)
         await client.speak(CALLSIGN)
         await client.commit(final=True)
-        assert await final_text(client) == DIGITS_TEXT
-        assert await final_text(client) == CALLSIGN_TEXT
+        assert await final_text(client) == await said(daemon, "digits")
+        assert await final_text(client) == await said(daemon, "callsign")
         await nothing_more_comes(client)
 
 
@@ -90,7 +130,7 @@ async def test_final_without_an_utterance_transcribes_what_is_buffered(
     async with raw_client(daemon.url) as client:
         await client.speak(DIGITS)
         await client.commit(final=True)
-        assert await final_text(client) == DIGITS_TEXT
+        assert await final_text(client) == await said(daemon, "digits")
 
 
 async def test_final_with_nothing_at_all_is_exactly_one_empty_done(daemon: DaemonProcess) -> None:
@@ -101,7 +141,7 @@ async def test_final_with_nothing_at_all_is_exactly_one_empty_done(daemon: Daemo
         assert done["usage"]["total_tokens"] == 0
         assert done["usage"]["audio_seconds"] == 0.0
         await nothing_more_comes(client)
-        await still_works(client)
+        await still_works(client, daemon)
 
 
 async def test_commit_and_final_without_audio_is_one_empty_done(daemon: DaemonProcess) -> None:
@@ -118,15 +158,16 @@ async def test_audio_after_final_is_kept_for_the_next_utterance(daemon: DaemonPr
         await client.speak(DIGITS)
         await client.commit(final=True)
         await client.speak(CALLSIGN[:45_000])
-        assert await final_text(client) == DIGITS_TEXT
+        assert await final_text(client) == await said(daemon, "digits")
         await client.commit()
         await client.speak(CALLSIGN[45_000:])
         await client.commit(final=True)
-        assert await final_text(client) == CALLSIGN_TEXT
+        assert await final_text(client) == await said(daemon, "callsign")
 
 
 async def test_pipelined_utterances_each_have_one_done_in_order(daemon: DaemonProcess) -> None:
     order = [DIGITS, CALLSIGN, DIGITS[:0], CALLSIGN]
+    digits, callsign = await said(daemon, "digits"), await said(daemon, "callsign")
     async with raw_client(daemon.url) as client:
         async with trio.open_nursery() as nursery:  # ends when all is sent and answered
 
@@ -138,7 +179,7 @@ async def test_pipelined_utterances_each_have_one_done_in_order(daemon: DaemonPr
 
             nursery.start_soon(send)
             texts = [await final_text(client) for _ in order]
-        assert texts == [DIGITS_TEXT, CALLSIGN_TEXT, "", CALLSIGN_TEXT]
+        assert texts == [digits, callsign, "", callsign]
         await nothing_more_comes(client)
 
 
@@ -146,7 +187,7 @@ async def test_an_unknown_model_is_named_and_the_valid_one_stays(daemon: DaemonP
     async with raw_client(daemon.url) as client:
         await client.update("someone/else")
         assert await error_code(client) == "model_not_found"
-        await still_works(client)
+        await still_works(client, daemon)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +249,7 @@ async def test_a_bad_chunk_in_the_middle_is_dropped_and_the_rest_is_used(
         while events[-1]["type"] == "error":
             assert events[-1]["code"] == "invalid_audio"
             events = await client.until_terminal()
-        assert events[-1]["text"].strip() == DIGITS_TEXT
+        assert events[-1]["text"].strip() == await said(daemon, "digits")
 
 
 async def test_binary_frames_are_raw_pcm(daemon: DaemonProcess) -> None:
@@ -218,7 +259,7 @@ async def test_binary_frames_are_raw_pcm(daemon: DaemonProcess) -> None:
         for start in range(0, len(data), 4_096):
             await client.send_raw(data[start : start + 4_096])
         await client.commit(final=True)
-        assert await final_text(client) == DIGITS_TEXT
+        assert await final_text(client) == await said(daemon, "digits")
         await client.send_raw(b"odd")
         assert await error_code(client) == "invalid_audio"
         await client.send_raw(b"")
@@ -245,3 +286,8 @@ async def test_an_option_that_cannot_be_served_is_named_and_changes_nothing(
         assert "language" in error["error"]
         await client.commit()
         assert (await client.receive())["code"] == "model_not_validated"
+
+
+async def test_the_bundled_model_says_what_was_spoken(session_daemon: DaemonProcess) -> None:
+    for name in ("digits", "callsign"):
+        assert await said(session_daemon, name) == manifest()[name].text

@@ -43,8 +43,9 @@ class Recognition:
             buffer.listen(0)
         return buffer
 
-    def transcriber(self, buffer: AudioBuffer, listener: Listener) -> Transcriber:
-        """The generation task of one session."""
-        return Transcriber(
-            self.engine, buffer, listener, self.policy, self.slots, self.limits.stall_s
-        )
+    def transcriber(
+        self, buffer: AudioBuffer, listener: Listener, stall_s: float | None = None
+    ) -> Transcriber:
+        """The generation task of one session; `stall_s` if its patience is not the usual one."""
+        stall_s = stall_s or self.limits.stall_s
+        return Transcriber(self.engine, buffer, listener, self.policy, self.slots, stall_s)
