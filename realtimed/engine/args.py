@@ -58,6 +58,11 @@ def to_argv(engine: Mapping[str, object]) -> list[str]:
     return argv
 
 
+_STREAM_ARGS: Mapping[str, object] = {"mm_processor_cache_gb": 0}
+"""vLLM keeps up to 4 GiB of inputs in the engine in case they come again. Frames never do, and the
+engine grew by 9 MiB a minute of each stream."""
+
+
 def engine_args(model: str, served_names: tuple[str, ...], engine: Mapping[str, object]) -> Any:
     """Build vLLM's `AsyncEngineArgs`.
 
@@ -72,7 +77,7 @@ def engine_args(model: str, served_names: tuple[str, ...], engine: Mapping[str, 
 
     parser = AsyncEngineArgs.add_cli_args(Parser(prog="realtimed serve", add_help=False))
     _check_known(engine, parser)
-    table = {**(_MISTRAL_ARGS if is_mistral_format(model) else {}), **engine}
+    table = {**_STREAM_ARGS, **(_MISTRAL_ARGS if is_mistral_format(model) else {}), **engine}
     argv = ["--model", model, *to_argv(table)]
     if served_names:
         argv += ["--served-model-name", *served_names]
