@@ -106,6 +106,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         _Count | None,
         Meta(description="sessions at once (default: 4 for each engine slot; 1 without the gate)"),
     ] = None
+    strict_model_names: Annotated[
+        bool, Meta(description="a model name that is not served is an error in every dialect")
+    ] = False
     silence_gate: Annotated[
         bool, Meta(description="a session that is silent leaves the engine until speech returns")
     ] = True

@@ -52,7 +52,8 @@ class Daemon:
 
     def __post_init__(self) -> None:
         self.engine = Engine(_spec(self.settings))
-        self.server = Server(self.settings.limits)
+        strict = self.settings.strict_model_names
+        self.server = Server(self.settings.limits, strict_model_names=strict)
 
     def stop(self) -> None:
         """Drain and end; `run` returns."""

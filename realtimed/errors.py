@@ -172,3 +172,10 @@ class Draining(WireError):
 
     code = "draining"
     close_code = 1001
+
+
+class Ended(WireError):
+    """The client said that it has no more audio, and all has been said: no error at all."""
+
+    code = "ended"
+    close_code = 1000

@@ -18,9 +18,11 @@ FAILED         the utterance that took the audio ended with an error before it
                was ended; audio goes by until what would have ended it
 =============  =================================================================
 
-What delimits utterances is the client's choice, and there is one table of rules for each:
+What delimits utterances is the choice of the client and its dialect, and there is one table of
+rules for each:
 
 * `BY_COMMIT`: a commit begins an utterance, a final commit ends it. Speech is no matter.
+* `BY_BUFFER`: audio begins an utterance, a commit ends it; each commit has its answer.
 * `BY_SPEECH` (`turn_detection` is on): speech begins an utterance, as far before its onset as
   the prefix reaches into audio that is not claimed; a pause ends it, and audio from there on is
   kept. A final commit ends it, too; if speech is still going on (`speaking`), the next one begins
@@ -48,11 +50,14 @@ from realtimed.errors import ModelNotFound, ModelNotValidated, WireError
 from realtimed.wire.events import (
     WARNINGS,
     WORDS,
+    Cleared,
     Commit,
+    Committed,
     Configure,
     ErrorOccurred,
     ServerEvent,
     ServerVad,
+    SessionUpdated,
     SpeechStarted,
     SpeechStopped,
     TextDelta,
@@ -79,6 +84,7 @@ class Cause(Enum):
     BEGIN = auto()
     END = auto()
     AUDIO = auto()
+    CLEAR = auto()
     SPEECH = auto()
     PAUSE = auto()
 
@@ -113,13 +119,21 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancel:
+    """The utterance is given up at session position `at` (samples); nothing more is told of it."""
+
+    utterance: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Emit:
     """Send this event to the client."""
 
     event: ServerEvent
 
 
-Action = Begin | End | Emit
+Action = Begin | End | Cancel | Emit
 Handler = Callable[["Session", Mark], list[Action]]
 
 
@@ -131,6 +145,9 @@ class Session:
     """Names the model answers to; the empty name always means the served one."""
     sample_rate: int = 16_000
     """Samples a second of the session's clock."""
+    by_buffer: bool = False
+    """Whether audio begins an utterance by itself, and the dialect wants to be told what has been
+    done for it: that the session is updated, an utterance committed, the buffer cleared."""
     phase: Phase = Phase.UNCONFIGURED
     received: int = 0
     """The session's clock: samples received."""
@@ -161,7 +178,7 @@ class Session:
             self.include = event.include
         if event.turn_detection is not UNSET:
             self._detect_turns(event.turn_detection)
-        return self._transition(Cause.CONFIGURE, _NOWHERE)
+        return self._transition(Cause.CONFIGURE, _NOWHERE) + self._announce(SessionUpdated())
 
     def commit(self, event: Commit) -> list[Action]:
         """A commit, final or not."""
@@ -171,6 +188,10 @@ class Session:
         """The client sent this many samples, and they are being stored."""
         self.received += samples
         return self._transition(Cause.AUDIO, _NOWHERE)
+
+    def clear(self) -> list[Action]:
+        """Audio that no finished utterance has is forgotten, and the open utterance with it."""
+        return self._transition(Cause.CLEAR, self._here) + self._announce(Cleared())
 
     def drain(self) -> list[Action]:
         """No more will be read: the open utterance ends with what has been received."""
@@ -255,8 +276,14 @@ class Session:
         return Mark(self.received, self.received)
 
     def _transition(self, cause: Cause, mark: Mark) -> list[Action]:
-        table = BY_COMMIT if self.turn_detection is None else BY_SPEECH
+        if self.turn_detection is not None:
+            table = BY_SPEECH
+        else:
+            table = BY_BUFFER if self.by_buffer else BY_COMMIT
         return table[self.phase, cause](self, mark)
+
+    def _announce(self, event: ServerEvent) -> list[Action]:
+        return [Emit(event)] if self.by_buffer else []
 
     def _detect_turns(self, turn_detection: ServerVad | None) -> None:
         if (turn_detection is None) != (self.turn_detection is None):
@@ -272,9 +299,9 @@ class Session:
 
     def _end(self, at: int) -> list[Action]:
         assert self._open is not None
-        end = End(self._open, at)
+        end, told = End(self._open, at), self._announce(Committed(self._open))
         self.phase, self._open, self._claimed = Phase.IDLE, None, at
-        return [end, *self._begin_next()]
+        return [end, *told, *self._begin_next()]
 
     def _begin_next(self) -> list[Action]:
         """What is to begin as soon as another utterance has ended: a turn, or one remembered."""
@@ -300,9 +327,16 @@ class Session:
         return [stopped, *self._end(mark.edge)]
 
     def _end_when_idle(self, mark: Mark) -> list[Action]:
-        if self.kept or not self.unfinished:
+        if self.by_buffer or self.kept or not self.unfinished:
             return self._begin(self._claimed) + self._end(mark.edge)
         return []  # a second final for an utterance that is already finishing
+
+    def _give_up(self, mark: Mark) -> list[Action]:
+        assert self._open is not None
+        cancel = Cancel(self._open, mark.edge)
+        del self._texts[self._open]
+        self.phase, self._open, self._claimed = Phase.IDLE, None, mark.edge
+        return [cancel, *self._begin_next()]
 
     def _end_when_failed(self, mark: Mark) -> list[Action]:
         self.phase = Phase.IDLE
@@ -360,28 +394,40 @@ BY_COMMIT: dict[tuple[Phase, Cause], Handler] = {
     (Phase.UNCONFIGURED, Cause.AUDIO): Session._nothing,
     (Phase.UNCONFIGURED, Cause.BEGIN): Session._not_validated,
     (Phase.UNCONFIGURED, Cause.END): Session._not_validated,
+    (Phase.UNCONFIGURED, Cause.CLEAR): Session._pass_by,
     (Phase.UNCONFIGURED, Cause.SPEECH): Session._nothing,
     (Phase.UNCONFIGURED, Cause.PAUSE): Session._nothing,
     (Phase.IDLE, Cause.CONFIGURE): Session._nothing,
     (Phase.IDLE, Cause.AUDIO): Session._nothing,
     (Phase.IDLE, Cause.BEGIN): Session._begin_kept,
     (Phase.IDLE, Cause.END): Session._end_when_idle,
+    (Phase.IDLE, Cause.CLEAR): Session._pass_by,
     (Phase.IDLE, Cause.SPEECH): Session._nothing,
     (Phase.IDLE, Cause.PAUSE): Session._nothing,
     (Phase.LISTENING, Cause.CONFIGURE): Session._nothing,
     (Phase.LISTENING, Cause.AUDIO): Session._nothing,
     (Phase.LISTENING, Cause.BEGIN): Session._remember_begin,
     (Phase.LISTENING, Cause.END): Session._end_here,
+    (Phase.LISTENING, Cause.CLEAR): Session._give_up,
     (Phase.LISTENING, Cause.SPEECH): Session._nothing,
     (Phase.LISTENING, Cause.PAUSE): Session._nothing,
     (Phase.FAILED, Cause.CONFIGURE): Session._nothing,
     (Phase.FAILED, Cause.AUDIO): Session._pass_by,
     (Phase.FAILED, Cause.BEGIN): Session._remember_begin,
     (Phase.FAILED, Cause.END): Session._end_when_failed,
+    (Phase.FAILED, Cause.CLEAR): Session._pass_by,
     (Phase.FAILED, Cause.SPEECH): Session._nothing,
     (Phase.FAILED, Cause.PAUSE): Session._nothing,
 }
 """Without turn detection. Every phase has a rule for every cause; a test holds it to that."""
+
+BY_BUFFER = BY_COMMIT | {
+    (Phase.IDLE, Cause.AUDIO): Session._begin_kept,
+    (Phase.IDLE, Cause.BEGIN): Session._nothing,
+    (Phase.LISTENING, Cause.BEGIN): Session._nothing,
+    (Phase.FAILED, Cause.BEGIN): Session._nothing,
+}
+"""Where audio begins an utterance by itself: the same, save for these."""
 
 BY_SPEECH = BY_COMMIT | {
     (Phase.IDLE, Cause.BEGIN): Session._nothing,

@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import suppress
-from types import ModuleType
 from typing import Any, cast
 
 import kosoku
@@ -11,6 +10,7 @@ import trio
 from realtimed.config import Limits
 from realtimed.server.listener import Server, State
 from realtimed.server.websocket import SocketClosed, WebSocket
+from realtimed.wire.codec import Codec, Opening
 
 CASES = 247
 
@@ -18,7 +18,7 @@ CASES = 247
 class EchoServer(Server):
     """The real listener and handshake with an echo where a session would be."""
 
-    async def converse(self, socket: WebSocket, dialect: ModuleType) -> None:
+    async def converse(self, socket: WebSocket, codec: Codec, opening: Opening) -> None:
         with suppress(SocketClosed):
             while True:
                 await socket.send(await socket.receive())

@@ -32,7 +32,7 @@ class Socket:
 
 
 def outbox(send: Callable[[bytes], Awaitable[None]], bound: int = 4) -> Outbox:
-    return Outbox(send, vllm.encode_server, bound=bound, slow_reader_s=20.0)
+    return Outbox(send, lambda event: [vllm.encode_server(event)], bound=bound, slow_reader_s=20.0)
 
 
 def error(number: int) -> ServerEvent:

@@ -10,6 +10,7 @@ from realtimed.session import (
     BY_SPEECH,
     Action,
     Begin,
+    Cancel,
     Cause,
     Emit,
     End,
@@ -17,10 +18,13 @@ from realtimed.session import (
     Session,
 )
 from realtimed.wire.events import (
+    Cleared,
     Commit,
+    Committed,
     Configure,
     ErrorOccurred,
     ServerVad,
+    SessionUpdated,
     SpeechStarted,
     SpeechStopped,
     TextDelta,
@@ -395,3 +399,49 @@ def test_an_update_with_an_unknown_model_changes_no_option() -> None:
     one = session()
     assert code(one.configure(Configure("other", VAD, frozenset({"words"})))) == "model_not_found"
     assert (one.turn_detection, one.include) == (None, frozenset())
+
+
+# --- audio that begins an utterance by itself ---------------------------------------------
+
+
+def buffered() -> Session:
+    session = Session(("m",), by_buffer=True)
+    session.configure(Configure("m"))
+    return session
+
+
+def test_audio_begins_an_utterance_and_a_commit_ends_it_by_buffer() -> None:
+    session = buffered()
+    assert session.audio(100) == [Begin(0, 0)]
+    assert session.audio(50) == []
+    assert session.commit(Commit(final=True)) == [End(0, 150), Emit(Committed(0))]
+    assert session.audio(10) == [Begin(1, 150)]
+
+
+def test_every_commit_is_answered_by_buffer() -> None:
+    session = buffered()
+    session.audio(100)
+    session.commit(Commit(final=True))
+    actions = session.commit(Commit(final=True))
+    assert actions == [Begin(1, 100), End(1, 100), Emit(Committed(1))]
+
+
+def test_clear_gives_the_open_utterance_up_and_forgets_what_is_kept() -> None:
+    session = buffered()
+    session.audio(100)
+    assert session.clear() == [Cancel(0, 100), Emit(Cleared())]
+    assert session.unfinished == 0
+    assert session.clear() == [Emit(Cleared())]
+    assert session.audio(20) == [Begin(1, 100)]
+
+
+def test_clear_with_speech_going_on_begins_the_rest_of_it_anew() -> None:
+    session = buffered()
+    session.configure(Configure("m", turn_detection=ServerVad()))
+    session.audio(1_000)
+    session.speech_started(500, 100)
+    assert session.clear() == [Cancel(0, 1_000), Begin(1, 1_000), Emit(Cleared())]
+
+
+def test_updates_are_confirmed_by_buffer() -> None:
+    assert buffered().configure(Configure("m")) == [Emit(SessionUpdated())]

@@ -2,40 +2,44 @@
 
 import logging
 import math
-import time
-import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import trio
+from msgspec import UNSET
 from numpy.typing import NDArray
 
-from realtimed.audio.pcm import decode_pcm16
+from realtimed.audio.formats import AudioDecoder, bytes_per_sample
 from realtimed.audio.turns import SpeechStarted, SpeechStopped, TurnDetection, TurnDetector
 from realtimed.audio.vad import WINDOW_SAMPLES
 from realtimed.config import Limits
-from realtimed.errors import Draining, IdleTimeout, InvalidAudio, SlowReader, WireError
+from realtimed.errors import Draining, Ended, IdleTimeout, InvalidAudio, SlowReader, WireError
 from realtimed.server.outbox import Outbox
 from realtimed.server.websocket import SocketClosed, WebSocket
-from realtimed.session import Action, Begin, Emit, End, Phase, Session, refuse
+from realtimed.session import Action, Begin, Cancel, Emit, End, Phase, Session, refuse
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.recognition import Recognition
 from realtimed.transcription.segment import CutReason
 from realtimed.transcription.transcriber import Listener, Transcriber
 from realtimed.transcription.utterance import TimedText, Utterance
+from realtimed.wire.codec import Codec, Opening
 from realtimed.wire.events import (
     Append,
+    AudioFormat,
+    Clear,
     ClientEvent,
     Commit,
     Configure,
+    Finish,
     ServerEvent,
     ServerVad,
     SessionCreated,
     Usage,
     Word,
 )
+from realtimed.wire.undecided import Undecided
 
 log = logging.getLogger("realtimed.server")
 
@@ -45,28 +49,14 @@ _RESUMED = {
 }
 
 
-class Dialect(Protocol):
-    """What a connection needs of a dialect module in `wire/`."""
-
-    NAME: str
-
-    @staticmethod
-    def decode_client(message: str | bytes) -> ClientEvent:
-        """Parse one text message."""
-
-    @staticmethod
-    def encode_server(event: ServerEvent) -> bytes:
-        """Spell one event."""
-
-
 @dataclass(slots=True, eq=False)
 class Connection:
     """Serves one accepted WebSocket until either side ends it."""
 
     socket: WebSocket
-    dialect: Dialect
+    codec: Codec
     recognition: Recognition
-    id: str = field(default_factory=lambda: f"sess-{uuid.uuid4().hex[:16]}")
+    opening: Opening
     limits: Limits = field(init=False)
     session: Session = field(init=False)
     buffer: AudioBuffer = field(init=False)
@@ -77,6 +67,10 @@ class Connection:
     _receiving: trio.CancelScope = field(init=False, default_factory=trio.CancelScope)
     _fewer: trio.Event = field(init=False, default_factory=trio.Event)
     _draining: bool = field(init=False, default=False)
+    _finished: bool = field(init=False, default=False)
+    """The client has said that no more audio comes."""
+    _format: AudioFormat = field(init=False, default_factory=AudioFormat)
+    _decoder: AudioDecoder = field(init=False)
     _failure: Exception | None = field(init=False, default=None)
     _all_tasks: trio.CancelScope = field(init=False)
     _wanted: ServerVad | None = field(init=False, default=None)
@@ -89,11 +83,12 @@ class Connection:
         info = self.recognition.engine.info
         self.limits = self.recognition.limits
         self.session = Session(info.served_names, sample_rate=info.geometry.sample_rate)
+        self._decoder = AudioDecoder("pcm_s16le", self.session.sample_rate)
         self.buffer = self.recognition.buffer()
         self.buffer.hearing.on_failure = self._fail
         self.outbox = Outbox(
             self._send_text,
-            self.dialect.encode_server,
+            self._encode,
             bound=self.limits.outbox_events,
             slow_reader_s=self.limits.slow_reader_s,
         )
@@ -111,6 +106,11 @@ class Connection:
             raise self._failure
         if close is not None:
             await self._end(close)
+
+    @property
+    def id(self) -> str:
+        """The session's name, in logs and for the client."""
+        return self.opening.session_id
 
     @property
     def audio_seconds(self) -> float:
@@ -132,7 +132,8 @@ class Connection:
             self._on_text, self._on_done, self._on_failed, self._on_cut, self._on_queued
         )
         transcriber = self.recognition.transcriber(self.buffer, listener)
-        self.outbox.put(SessionCreated(self.id, int(time.time())))
+        self._adopt()
+        self.outbox.put(SessionCreated(self.id, self.opening.created))
         # Ends when the receive loop raises (the client left, a limit was hit), when the outbox
         # meets a slow reader, when the engine is gone, or when a drain has flushed everything.
         async with trio.open_nursery() as nursery:
@@ -145,6 +146,8 @@ class Connection:
             self._utterances.close()
             await finished.wait()
             await self.outbox.flushed()
+            if self._finished:
+                raise Ended("All audio has been transcribed.")
             raise Draining("The daemon is stopping: connect again in a moment.")
 
     def _fail(self, error: Exception) -> None:
@@ -167,8 +170,9 @@ class Connection:
                 self._receiving.cancel()
             while True:
                 await self._receive_one()
-        message = "The daemon is stopping: the finals follow, then the connection is closed."
-        self._perform(self.session.warn("draining", message))
+        if not self._finished:
+            message = "The daemon is stopping: the finals follow, then the connection is closed."
+            self._perform(self.session.warn("draining", message))
         self._perform(self.session.drain())
 
     async def _receive_one(self) -> None:
@@ -180,12 +184,11 @@ class Connection:
         message = await self.socket.receive()
         self._waiting_since = math.inf
         try:
-            event = (
-                Append(message)
-                if isinstance(message, bytes)
-                else self.dialect.decode_client(message)
-            )
-            await self._handle(event)
+            if isinstance(message, bytes):
+                await self._store(self._samples(message))
+            else:
+                for event in self._decode(message):
+                    await self._handle(event)
         except WireError as error:
             if error.close_code is not None:
                 raise
@@ -208,12 +211,68 @@ class Connection:
     async def _handle(self, event: ClientEvent) -> None:
         match event:
             case Append():
-                await self._store(_samples(event.audio))
+                await self._store(self._samples(event.audio))
             case Commit():
+                await self._flush_decoder()
                 self._perform(self.session.commit(event))
             case Configure():
-                self._perform(self.session.configure(event))
-                self._detect_turns()
+                self._configure(event)
+            case Clear():
+                self._perform(self.session.clear())
+            case Finish():
+                await self._flush_decoder()
+                self._perform(self.session.commit(Commit(final=True)))
+                self._finished = True
+                self._receiving.cancel()
+
+    def _adopt(self) -> None:
+        """Let the dialect that is spoken say what holds from the beginning."""
+        self.session.by_buffer = False
+        initial = self.codec.configuration()
+        if initial is not None:
+            self._configure(initial)
+        self.session.by_buffer = self.codec.BEGINS_BY_AUDIO
+
+    def _decode(self, message: str) -> Sequence[ClientEvent]:
+        if not isinstance(self.codec, Undecided):
+            return self.codec.decode(message)
+        undecided = self.codec
+        try:
+            return undecided.decode(message)
+        finally:
+            # Also if the message that tells the dialect is wrong: the answer is in that dialect.
+            if undecided.chosen is not None:
+                self.codec = undecided.chosen
+                self._adopt()
+
+    def _encode(self, event: ServerEvent) -> Sequence[bytes]:
+        return self.codec.encode(event)
+
+    def _configure(self, event: Configure) -> None:
+        wanted = event.audio_format
+        if wanted is not UNSET and wanted != self._format:
+            self._format = wanted
+            rate = self.session.sample_rate
+            self._decoder = AudioDecoder(wanted.encoding, wanted.sample_rate, rate)
+        self._perform(self.session.configure(event))
+        self._detect_turns()
+
+    def _samples(self, audio: bytes) -> NDArray[np.float32]:
+        """Decode audio in the session's format to 1-d float32 at the model's rate.
+
+        Raises: `InvalidAudio` for an empty chunk or half a sample.
+        """
+        width = bytes_per_sample(self._format.encoding)
+        if not audio or len(audio) % width:
+            raise InvalidAudio(
+                f"Invalid audio data: expected a whole, non-zero number of {8 * width}-bit "
+                "samples; the chunk was dropped."
+            )
+        return self._decoder.decode(audio)
+
+    async def _flush_decoder(self) -> None:
+        """What the resampler still holds belongs to the utterance that ends here."""
+        await self._store(self._decoder.flush())
 
     async def _store(self, samples: NDArray[np.float32]) -> None:
         """Put audio into the ring, in pieces if it has to wait for room."""
@@ -238,6 +297,12 @@ class Connection:
                     assert self._open is not None
                     self._open.end = action.at
                     self._open = None
+                    self.buffer.notify()
+                case Cancel():
+                    assert self._open is not None
+                    self._open.end, self._open.cancelled = action.at, True
+                    self._open = None
+                    self._fewer.set()
                     self.buffer.notify()
 
     # --- from recognition -----------------------------------------------------------------
@@ -310,22 +375,10 @@ class Connection:
             if not isinstance(error, SlowReader):
                 for message in self.outbox.unsent():
                     await self._send_text(message)
-            if not isinstance(error, SlowReader | Draining):
-                await self._send_text(self.dialect.encode_server(refuse(error).event))
+            if not isinstance(error, SlowReader | Draining | Ended):
+                for message in self.codec.encode(refuse(error).event):
+                    await self._send_text(message)
             await self.socket.close(error.close_code or 1011, error.message[:120])
-
-
-def _samples(audio: bytes) -> NDArray[np.float32]:
-    """Decode PCM16.
-
-    Raises: `InvalidAudio` for an empty chunk or half a sample.
-    """
-    if not audio or len(audio) % 2:
-        raise InvalidAudio(
-            "Invalid audio data: expected a whole, non-zero number of 16-bit samples; "
-            "the chunk was dropped."
-        )
-    return decode_pcm16(audio)
 
 
 def _first_leaf(group: BaseExceptionGroup[WireError]) -> WireError:

@@ -3,21 +3,20 @@
 import logging
 from dataclasses import dataclass, field
 from enum import Enum
-from types import ModuleType
 
 import trio
 
 from realtimed.config import Limits
 from realtimed.errors import Refusal
+from realtimed.server import dialects
 from realtimed.server.connection import Connection
 from realtimed.server.handshake import Upgrade, encode_accept, encode_refusal, read_upgrade
 from realtimed.server.websocket import WebSocket
 from realtimed.transcription.recognition import Recognition
-from realtimed.wire import vllm
+from realtimed.wire.codec import Codec, Opening
 
 log = logging.getLogger("realtimed.server")
 
-_DIALECTS: dict[str, ModuleType] = {"/v1/realtime": vllm}
 _RECEIVE_BYTES = 65_536
 _LINGER_S = 1.0
 
@@ -39,6 +38,8 @@ class Server:
     """Set, with `max_sessions`, when the engine has said what it can run."""
     max_sessions: int = 0
     """Sessions at once, speaking or silent."""
+    strict_model_names: bool = False
+    """Whether a model name that is not served is an error in every dialect."""
     state: State = State.LOADING
     sessions: set[Connection] = field(default_factory=set)
     connections: int = 0
@@ -93,7 +94,7 @@ class Server:
                 self._check_capacity()
                 upgrade = await read_upgrade(stream)
                 if upgrade is not None:
-                    dialect = self._admit(upgrade)
+                    make_codec = self._admit(upgrade)
         except Refusal as refusal:
             await self._refuse(stream, refusal)
             return
@@ -101,7 +102,7 @@ class Server:
             return
         self._reserved += 1
         try:
-            await self._session(stream, upgrade, dialect)
+            await self._session(stream, upgrade, make_codec)
         finally:
             self._reserved -= 1
             self._emptied.set()
@@ -110,14 +111,15 @@ class Server:
         if self.connections > self.limits.connections:
             raise Refusal(503, "too_many_connections", "Too many connections.", retry_after_s=5)
 
-    def _admit(self, upgrade: Upgrade) -> ModuleType:
+    def _admit(self, upgrade: Upgrade) -> dialects.MakeCodec:
         """The dialect to speak.
 
         Raises: `Refusal`, in the order in which a client can do something about it.
         """
-        dialect = _DIALECTS.get(upgrade.path)
-        if dialect is None:
-            raise Refusal(404, "not_found", f"No such path. Connect to {' or '.join(_DIALECTS)}.")
+        make_codec = dialects.choose(upgrade)
+        if make_codec is None:
+            paths = " or ".join(dialects.PATHS)
+            raise Refusal(404, "not_found", f"No such path. Connect to {paths}.")
         if self.state is State.LOADING:
             raise Refusal(503, "loading", "The model is still loading.", retry_after_s=10)
         if self.state is State.DRAINING:
@@ -128,7 +130,7 @@ class Server:
         if self.recognition is not None and self.recognition.slots.crowded:
             message = "Every engine slot is taken, and as many utterances wait for one."
             raise Refusal(503, "busy", message, retry_after_s=10)
-        return dialect
+        return make_codec
 
     async def _refuse(self, stream: trio.SocketStream, refusal: Refusal) -> None:
         log.info("refused", extra={"status": refusal.status, "code": refusal.code})
@@ -141,7 +143,7 @@ class Server:
                 pass
 
     async def _session(
-        self, stream: trio.SocketStream, upgrade: Upgrade, dialect: ModuleType
+        self, stream: trio.SocketStream, upgrade: Upgrade, make_codec: dialects.MakeCodec
     ) -> None:
         accepted = False
         with trio.move_on_after(self.limits.handshake_s):
@@ -149,12 +151,14 @@ class Server:
             accepted = True
         if accepted:
             socket = WebSocket(stream, upgrade.rest, self.limits.message_bytes)
-            await self.converse(socket, dialect)
+            names = self.recognition.engine.info.served_names if self.recognition else ()
+            opening = dialects.opening(upgrade, names, strict=self.strict_model_names)
+            await self.converse(socket, make_codec(opening), opening)
 
-    async def converse(self, socket: WebSocket, dialect: ModuleType) -> None:
+    async def converse(self, socket: WebSocket, codec: Codec, opening: Opening) -> None:
         """Serve one accepted socket to its end."""
         assert self.recognition is not None
-        connection = Connection(socket, dialect, self.recognition)  # type: ignore[arg-type]
+        connection = Connection(socket, codec, self.recognition, opening)
         self.sessions.add(connection)
         log.info("session begins", extra={"session": connection.id})
         try:
@@ -167,6 +171,7 @@ class Server:
                 "session ends",
                 extra={
                     "session": connection.id,
+                    "dialect": connection.codec.NAME,
                     "outcome": connection.outcome,
                     "audio_s": round(connection.audio_seconds, 2),
                 },

@@ -1,7 +1,7 @@
 """What goes out on one socket: bounded, in order, text merged while the socket is blocked."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -21,12 +21,14 @@ class Outbox:
     def __init__(
         self,
         send: Send,
-        encode: Callable[[ServerEvent], bytes],
+        encode: Callable[[ServerEvent], Sequence[bytes]],
         *,
         bound: int,
         slow_reader_s: float,
     ) -> None:
-        """`bound`: waiting events; `slow_reader_s`: how long one send may block, in seconds."""
+        """`encode`: an event as the messages that tell of it; `bound`: waiting events;
+        `slow_reader_s`: how long one event may take to be sent, in seconds.
+        """
         self._send = send
         self._encode = encode
         self._bound = bound
@@ -71,7 +73,7 @@ class Outbox:
     def unsent(self) -> list[bytes]:
         """Take what `run` had not begun to send; nothing if it was stopped inside a message."""
         waiting, self._waiting = self._waiting, deque()
-        return [self._encode(event) for event in waiting] if self._idle else []
+        return [text for event in waiting for text in self._encode(event)] if self._idle else []
 
     async def run(self) -> None:
         """Send what is queued until cancelled.
@@ -85,10 +87,11 @@ class Outbox:
             await self._send_next()
 
     async def _send_next(self) -> None:
-        message = self._encode(self._waiting.popleft())
+        messages = self._encode(self._waiting.popleft())
         self._idle = False
         with trio.move_on_after(self._slow_reader_s):
-            await self._send(message)
+            for message in messages:
+                await self._send(message)
             self._idle = True
             self._less.set()
             return

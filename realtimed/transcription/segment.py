@@ -21,11 +21,17 @@ class CutReason(Enum):
     HARD_AGE = "hard_age"
     BLANKS = "blanks"
     STALL = "stall"
+    CLEARED = "cleared"
 
     @property
     def restarts(self) -> bool:
-        """Whether recognition went wrong: no flush, and audio after the cut is heard again."""
+        """Whether recognition went wrong: audio after the cut is heard again."""
         return self in (CutReason.BLANKS, CutReason.STALL)
+
+    @property
+    def flushes(self) -> bool:
+        """Whether what has been heard is still to be said, before the request ends."""
+        return not self.restarts and self is not CutReason.CLEARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +61,12 @@ class Segment:
     def cut(self, at_sample: int, reason: CutReason) -> None:
         """End the segment's audio at session position `at_sample`; the flush follows.
 
-        If the reason is one that `restarts`, there is no flush: the request is given up, even
-        while it is being flushed.
+        Unless the reason `flushes`, the request is given up, even while it is being flushed.
         """
-        if self.cut_reason is not None and not reason.restarts:
+        if self.cut_reason is not None and reason.flushes:
             return
         self.cut_reason, self.cut_at = reason, at_sample
-        if not reason.restarts:
+        if reason.flushes:
             self.framer.close(at_sample)
 
     def next_frame(self, ring: AudioRing, upto: int | None = None) -> Frame | None:
@@ -73,7 +78,7 @@ class Segment:
         """
         if self._feed is None:
             raise AssertionError("a frame is still in flight")
-        if self.cut_reason is not None and self.cut_reason.restarts:
+        if self.cut_reason is not None and not self.cut_reason.flushes:
             return None
         audio = self.framer.take(ring, upto)
         if audio is None:

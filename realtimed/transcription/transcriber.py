@@ -68,9 +68,11 @@ class Transcriber:
             except WireError as error:
                 if error.close_code is not None:
                     raise  # ends the session, and the session's last event says so
-                self.listener.failed(utterance.id, error)
+                if not utterance.cancelled:
+                    self.listener.failed(utterance.id, error)
             else:
-                self.listener.done(utterance.id, self._usage(chain), tuple(chain.words.words))
+                if not utterance.cancelled:
+                    self.listener.done(utterance.id, self._usage(chain), tuple(chain.words.words))
             assert utterance.end is not None
             self.buffer.release(utterance.end)
 
@@ -188,7 +190,7 @@ class _Feeder:
         self.answers += 1
         timed = self.chain.answered(tokens, self._detokenizer.text(tokens))
         self.buffer.release(self.chain.keep_from)
-        if timed is not None:
+        if timed is not None and not self.chain.utterance.cancelled:
             self.listener.text(self.chain.utterance.id, timed)
         self.advance()
 

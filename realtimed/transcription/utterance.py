@@ -30,6 +30,8 @@ class Utterance:
     id: int
     begin: int
     end: int | None = None
+    cancelled: bool = False
+    """Nobody wants to hear of it any more; it has an `end` then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,9 @@ class SegmentChain:
     def _follow(self, segment: Segment) -> None:
         """Cut the current segment if there is a reason to."""
         end = self.utterance.end
+        if self.utterance.cancelled:
+            segment.cut(segment.heard, CutReason.CLEARED)
+            return
         if end is not None and segment.framer.reaches > end:
             segment.cut(end, CutReason.UTTERANCE_END)
             return
@@ -193,7 +198,7 @@ class SegmentChain:
         """Go on to the next segment, if there is one and its beginning is known."""
         reason, at = self.current.cut_reason, self.current.cut_at
         assert at is not None
-        if reason is CutReason.UTTERANCE_END:
+        if reason is CutReason.UTTERANCE_END or self.utterance.cancelled:
             return Next.NOTHING
         if reason is CutReason.SILENCE:
             onset = self.hearing.onset(at)

@@ -14,6 +14,8 @@ WORDS: Final = "words"
 """Included: times on each `TextDelta`, and `UtteranceDone.words`."""
 WARNINGS: Final = "warnings"
 """Included: `Warned` events."""
+ENCODINGS: Final = ("pcm_s16le", "pcm_s32le", "pcm_f16le", "pcm_f32le", "pcm_mulaw", "pcm_alaw")
+"""How samples are encoded as bytes, in the names of FFmpeg."""
 
 
 class Event(Struct, frozen=True, gc=False):
@@ -34,6 +36,15 @@ class ServerVad(Struct, frozen=True, gc=False):
     """Time without speech that ends the utterance."""
 
 
+class AudioFormat(Struct, frozen=True, gc=False):
+    """How the bytes of `Append` encode mono audio."""
+
+    encoding: str = "pcm_s16le"
+    """One of `ENCODINGS`."""
+    sample_rate: int = 16_000
+    """In Hz, 8,000 to 48,000."""
+
+
 class Configure(Event, frozen=True, gc=False):
     """Choose the model of the session, and its options; `UNSET` leaves one as it is."""
 
@@ -43,6 +54,8 @@ class Configure(Event, frozen=True, gc=False):
     """`None`: commits alone delimit utterances."""
     include: frozenset[str] | UnsetType = UNSET
     """What to tell beyond text: names such as `WORDS`. Replaces what was included before."""
+    audio_format: AudioFormat | UnsetType = UNSET
+    """Of the audio that follows."""
 
 
 class Append(Event, frozen=True, gc=False):
@@ -57,7 +70,15 @@ class Commit(Event, frozen=True, gc=False):
     final: bool = False
 
 
-ClientEvent = Configure | Append | Commit
+class Clear(Event, frozen=True, gc=False):
+    """Forget the audio that no finished utterance has; the open utterance is given up unsaid."""
+
+
+class Finish(Event, frozen=True, gc=False):
+    """No more audio comes: the utterance ends here, and the connection once all is said."""
+
+
+ClientEvent = Configure | Append | Commit | Clear | Finish
 
 
 # --- server to client --------------------------------------------------------------------
@@ -86,6 +107,20 @@ class SessionCreated(Event, frozen=True, gc=False):
 
     id: str
     created: int
+
+
+class SessionUpdated(Event, frozen=True, gc=False):
+    """A `Configure` has been carried out."""
+
+
+class Committed(Event, frozen=True, gc=False):
+    """The utterance takes no more audio; its text may go on."""
+
+    utterance: int
+
+
+class Cleared(Event, frozen=True, gc=False):
+    """A `Clear` has been carried out."""
 
 
 class TextDelta(Event, frozen=True, gc=False):
@@ -140,6 +175,9 @@ class ErrorOccurred(Event, frozen=True, gc=False):
 
 ServerEvent = (
     SessionCreated
+    | SessionUpdated
+    | Committed
+    | Cleared
     | TextDelta
     | UtteranceDone
     | SpeechStarted

@@ -13,21 +13,28 @@ in C. Only a message that fails is looked at a second time, to name what is wron
 the rare `session.update`, to find what it asks for that is not served.
 """
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from realtimed.errors import InvalidAudio, InvalidEvent, InvalidJson, UnknownEvent, WireError
 from realtimed.wire import vllm_options
+from realtimed.wire.codec import Opening
 from realtimed.wire.events import (
     Append,
+    Clear,
+    Cleared,
     ClientEvent,
     Commit,
+    Committed,
     Configure,
     ErrorOccurred,
+    Finish,
     ServerEvent,
     SessionCreated,
+    SessionUpdated,
     SpeechStarted,
     SpeechStopped,
     TextDelta,
@@ -139,6 +146,28 @@ _NO_JSON: Final = "Invalid JSON: expected one JSON object per text message."
 # --- the server's end ---------------------------------------------------------------------
 
 
+class VllmCodec:
+    """The dialect on one connection; it has nothing to remember."""
+
+    NAME: ClassVar = "vllm"
+    BEGINS_BY_AUDIO: ClassVar = False
+
+    def __init__(self, opening: Opening) -> None:
+        """`opening`: nothing of it matters here."""
+
+    def configuration(self) -> None:
+        """The client has to choose the model first."""
+
+    def decode(self, message: str | bytes) -> Sequence[ClientEvent]:
+        """What one message asks for; see `decode_client`."""
+        return (decode_client(message),)
+
+    def encode(self, event: ServerEvent) -> Sequence[bytes]:
+        """One message an event; see `encode_server`."""
+        unsaid = isinstance(event, SessionUpdated | Committed | Cleared)
+        return () if unsaid else (encode_server(event),)
+
+
 def decode_client(message: str | bytes) -> ClientEvent:
     """Parse one text message of a client.
 
@@ -200,6 +229,8 @@ def _to_wire(event: ServerEvent) -> msgspec.Struct:
             return _Warning(event.message, event.code)
         case SessionCreated():
             return _SessionCreated(event.id, event.created)
+        case SessionUpdated() | Committed() | Cleared():
+            raise AssertionError("this dialect has no words for that")
 
 
 def _done_to_wire(event: UtteranceDone) -> _Done:
@@ -279,6 +310,8 @@ def encode_client(event: ClientEvent) -> bytes:
                     vllm_options.include_to_wire(event.include),
                 )
             )
+        case Clear() | Finish():
+            raise AssertionError("this dialect has no words for that")
 
 
 def decode_server(message: str | bytes) -> ServerEvent | None:

@@ -1,0 +1,96 @@
+"""Finding out which dialect is spoken, where the upgrade does not say. Sans-IO.
+
+`/v1/realtime` is the path of vLLM's dialect and of OpenAI's, and some clients of either give no
+sign in their upgrade. So the first message goes out as a `session.created` that all of them take,
+and the client's first decisive message chooses. Audio that comes before is held: which format it
+has depends on the choice.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from realtimed.errors import BufferOverflow
+from realtimed.wire.codec import Codec, Opening
+from realtimed.wire.events import ClientEvent, Configure, ServerEvent, SessionCreated
+
+_HELD_BYTES: Final = 5 * 24_000 * 2 * 2
+"""Five seconds of audio at 24 kHz, in base64 and then some."""
+
+MakeCodec = Callable[[Opening], Codec]
+
+
+class _Peek(msgspec.Struct, gc=False):
+    type: Any = None
+    session: Any = None
+    model: Any = None
+
+
+_PEEK = msgspec.json.Decoder(_Peek)
+
+
+class Undecided:
+    """The dialect of a connection until it is known; `chosen` is set by the message that tells."""
+
+    NAME: ClassVar = "undecided"
+    BEGINS_BY_AUDIO: ClassVar = False
+
+    def __init__(
+        self, opening: Opening, vllm: MakeCodec, openai: MakeCodec, openai_beta: MakeCodec
+    ) -> None:
+        self._opening = opening
+        self._vllm, self._openai, self._openai_beta = vllm, openai, openai_beta
+        self._held: list[str | bytes] = []
+        self._held_bytes = 0
+        self.chosen: Codec | None = None
+
+    def configuration(self) -> Configure | None:
+        """Nothing holds before the dialect is known."""
+        return None
+
+    def decode(self, message: str | bytes) -> Sequence[ClientEvent]:
+        """What the held messages and this one ask for, once this one is decisive.
+
+        Raises: a `WireError` of the chosen dialect, and `BufferOverflow` for too much audio
+        before any other message.
+        """
+        choice = self._choice(message)
+        if choice is None:
+            self._hold(message)
+            return ()
+        self.chosen = codec = choice(self._opening)
+        held, self._held = self._held, []
+        return [event for text in [*held, message] for event in codec.decode(text)]
+
+    def encode(self, event: ServerEvent) -> Sequence[bytes]:
+        """A hello with the fields of both dialects; anything else as vLLM's has it."""
+        if not isinstance(event, SessionCreated):
+            return self._vllm(self._opening).encode(event)
+        (theirs,) = self._openai(self._opening).encode(event)
+        hello = msgspec.json.decode(theirs)
+        return (msgspec.json.encode({**hello, "id": event.id, "created": event.created}),)
+
+    def _choice(self, message: str | bytes) -> MakeCodec | None:
+        """The dialect that a message belongs to; `None` for audio, which may be of either."""
+        try:
+            peek = _PEEK.decode(message)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return self._vllm
+        if peek.type == "input_audio_buffer.append":
+            return None
+        if peek.type == "transcription_session.update":
+            return self._openai_beta
+        nested = peek.type == "session.update" and isinstance(peek.session, dict)
+        if nested and peek.model is None:
+            return self._openai
+        return self._openai if peek.type == "input_audio_buffer.clear" else self._vllm
+
+    def _hold(self, message: str | bytes) -> None:
+        self._held_bytes += len(message)
+        if self._held_bytes > _HELD_BYTES:
+            raise BufferOverflow(
+                "Five seconds of audio came before anything that says how to read it: send "
+                "session.update first."
+            )
+        self._held.append(message)
