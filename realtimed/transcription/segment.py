@@ -53,20 +53,24 @@ class Segment:
     cut_at: int | None = None
     framer: Framer = field(init=False)
     _feed: list[int] | None = field(init=False)
+    _ended: bool = field(init=False, default=False)
+    """Cut, and nothing of it is flushed."""
 
     def __post_init__(self) -> None:
         self.framer = Framer(self.geometry, self.begin)
         self._feed = list(self.geometry.prompt)
 
-    def cut(self, at_sample: int, reason: CutReason) -> None:
+    def cut(self, at_sample: int, reason: CutReason, *, flush: bool = True) -> None:
         """End the segment's audio at session position `at_sample`; the flush follows.
 
         Unless the reason `flushes`, the request is given up, even while it is being flushed.
+        With `flush=False` it ends at once, too: for one that has heard its silence already.
         """
         if self.cut_reason is not None and reason.flushes:
             return
         self.cut_reason, self.cut_at = reason, at_sample
-        if reason.flushes:
+        self._ended = not (flush and reason.flushes)
+        if not self._ended:
             self.framer.close(at_sample)
 
     def next_frame(self, ring: AudioRing, upto: int | None = None) -> Frame | None:
@@ -78,7 +82,7 @@ class Segment:
         """
         if self._feed is None:
             raise AssertionError("a frame is still in flight")
-        if self.cut_reason is not None and not self.cut_reason.flushes:
+        if self._ended:
             return None
         audio = self.framer.take(ring, upto)
         if audio is None:
@@ -95,7 +99,7 @@ class Segment:
     @property
     def finished(self) -> bool:
         """Whether the segment is cut and every frame of it has been answered."""
-        return self.framer.exhausted and self._feed is not None
+        return (self._ended or self.framer.exhausted) and self._feed is not None
 
     @property
     def heard(self) -> int:

@@ -161,7 +161,9 @@ class SegmentChain:
         at = min(segment.heard, self.hearing.judged)
         quiet = at - self.hearing.quiet_from(segment.begin, at)
         if self.policy.gate is not None and quiet >= self.policy.gate:
-            segment.cut(at, CutReason.SILENCE)
+            # The padding of a flush would be more of the silence that it has heard.
+            heard_enough = quiet >= self.model.geometry.right_pad
+            segment.cut(at, CutReason.SILENCE, flush=not heard_enough)
         elif age >= self.policy.soft_age and quiet >= self.policy.quiet:
             segment.cut(at, CutReason.SOFT_AGE)
             self._again = at - quiet + self.policy.tail
