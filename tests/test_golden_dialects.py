@@ -1,8 +1,9 @@
 """The happy path of each dialect as a raw socket sees it, kept as a readable transcript.
 
 Names and times that differ from run to run are replaced, audio is left out, and the deltas of an
-utterance are one line before its end, since when they come is a matter of speed. `REALTIMED_UPDATE_GOLDEN=1 make test ARGS=tests/test_golden_dialects.py` writes the
-transcripts anew; read the difference before it is committed.
+utterance are one line before its end, since when they come is a matter of speed.
+`REALTIMED_UPDATE_GOLDEN=1 make test ARGS=tests/test_golden_dialects.py` writes the transcripts
+anew; read the difference before it is committed.
 """
 
 import base64
