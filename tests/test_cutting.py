@@ -255,3 +255,21 @@ def test_what_is_kept_behind_leaves_room_in_the_ring() -> None:
     limits = Limits(ring_s=3)
     policy = CutPolicy.build(model(), limits, gate=True)
     assert policy.resume + policy.window < 3 * RATE
+
+
+def test_a_stall_in_the_flush_of_an_old_segment_begins_again_behind_the_last_word() -> None:
+    talk = Talk.make([(400, 100)] * 3 + [(400, 600)] + [(400, 100)] * 2)
+    run = make_run(talk, 1.5, 9, gate_s=2.0)
+    chain, recogniser = run.chain, Recogniser(talk)
+    chain.ring.append(talk.audio)
+    while chain.current.cut_reason is None:
+        run._judge(0)
+        assert chain.next_frame() is not None
+        chain.answered(*recogniser.answer(chain.current, chain.current.heard))
+        if chain.next_frame() is not None:
+            chain.answered([32], "")
+    assert chain.current.cut_reason is CutReason.SOFT_AGE
+    chain.current.cut(chain.resume_at, CutReason.STALL)
+    chain.close_segment()
+    assert chain.advance() is Next.SEGMENT
+    assert chain.current.begin == max(chain.words.end, 0)

@@ -141,7 +141,8 @@ class SegmentChain:
             self._cut_hard(segment)
         elif age >= self.policy.soft_age or self.hearing.active:
             self._cut_in_quiet(segment, age)
-        if self._blanks >= _BLANKS_BETWEEN_LOOKS and self._blanks % _BLANKS_BETWEEN_LOOKS == 0:
+        due = self._blanks and self._blanks % _BLANKS_BETWEEN_LOOKS == 0
+        if due and segment.cut_reason is None:
             self._look_at_blanks(segment)
 
     def _cut_hard(self, segment: Segment) -> None:
@@ -208,7 +209,7 @@ class SegmentChain:
             if onset is None or (end is not None and onset >= end):
                 return Next.PAUSE if end is None or not self._judged_to(end) else Next.NOTHING
             at = max(onset - self.policy.prefix, self.utterance.begin, self.ring.start)
-        elif self._again is not None:
+        elif reason is CutReason.SOFT_AGE and self._again is not None:
             at = max(self._again, self.ring.start)
         self._again = None
         self.current = Segment(self.model.geometry, at)
