@@ -196,7 +196,12 @@ async def test_json_is_one_object_a_line(clip: Path) -> None:
         "file": str(clip),
         "text": "heard 4000",
         "audio_seconds": 0.25,
-        "usage": {"prompt_tokens": 2, "completion_tokens": 3, "audio_seconds": 0.5},
+        "usage": {
+            "prompt_tokens": 2,
+            "completion_tokens": 3,
+            "audio_seconds": 0.5,
+            "lag_seconds": 0.0,
+        },
         "model": None,
     }
 
