@@ -4,22 +4,20 @@ The model judges windows of 512 new samples at 16 kHz (32 ms). Between windows a
 the last 64 samples, which the model reads again, and the state of its recurrent layer; both
 are in a `VoiceState`, so sessions come and go while one `SpeechModel` serves them all.
 
-The model is the ONNX file inside the `silero-vad` distribution, run by onnxruntime. The
-package is never imported: it would import torch.
+The network itself is `silero`; this module gives it what each session remembers, and withholds
+from it what is plainly silent.
 """
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, files
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from realtimed.errors import EngineStartError
+from realtimed.audio.silero import CONTEXT_SAMPLES, STATE_SIZE, WINDOW_SAMPLES, Silero
+
+__all__ = ["SAMPLE_RATE", "WINDOW_SAMPLES", "SpeechModel", "VoiceState"]
 
 SAMPLE_RATE = 16_000
-WINDOW_SAMPLES = 512
 
 QUIET_PEAK = 10 ** (-66 / 20)
 """A window whose samples all stay below this is quiet: at most 16 steps of 16-bit PCM.
@@ -37,10 +35,6 @@ were found so, 96 % with 16 windows and 96 % without a gate. After seconds of si
 even helps: the ungated state drifts on, until the model misses quiet speech.
 """
 
-_CONTEXT_SAMPLES = 64
-_MODEL_FILE = "silero_vad.onnx"
-_INSTALL = "pip install 'realtimed[cuda]' on NVIDIA GPUs, `make venv` for the CPU"
-
 
 class VoiceState:
     """What the model remembers of one session between windows."""
@@ -48,9 +42,9 @@ class VoiceState:
     __slots__ = ("context", "quiet_windows", "state")
 
     def __init__(self) -> None:
-        self.context = np.zeros(_CONTEXT_SAMPLES, np.float32)
+        self.context = np.zeros(CONTEXT_SAMPLES, np.float32)
         """The last samples of the previous window, float32 of shape (64,)."""
-        self.state = np.zeros((2, 128), np.float32)
+        self.state = np.zeros((2, STATE_SIZE), np.float32)
         """Hidden and cell state of the recurrent layer, float32 of shape (2, 128)."""
         self.quiet_windows = 0
         """Quiet windows in a row up to now."""
@@ -66,18 +60,17 @@ class SpeechModel:
     """Silero VAD for any number of sessions. Not for two threads at once: buffers are shared."""
 
     def __init__(self) -> None:
-        """Load the model.
+        """Load the network.
 
-        Raises: `EngineStartError` if onnxruntime or the model's file is not there.
+        Raises: `EngineStartError` if what it needs is not installed.
         """
-        self._session = _load_session(_model_path())
-        self._rate = np.array(SAMPLE_RATE, np.int64)
-        self._samples = np.empty((0, _CONTEXT_SAMPLES + WINDOW_SAMPLES), np.float32)
-        self._states = np.empty(0, np.float32)
+        self._network = Silero.load()
+        self._samples = np.empty((0, CONTEXT_SAMPLES + WINDOW_SAMPLES), np.float32)
+        self._states = np.empty((2, 0, STATE_SIZE), np.float32)
         self.inferences = 0
-        """Times the model has run; each covers a batch."""
+        """Times the network has run; each covers a batch."""
         self.inferred_windows = 0
-        """Windows that the model has judged; the others were found quiet without it."""
+        """Windows that the network has judged; the others were found quiet without it."""
 
     def probabilities(
         self, windows: NDArray[np.float32], states: Sequence[VoiceState]
@@ -103,7 +96,7 @@ class SpeechModel:
             result = np.zeros(len(states), np.float32)
             if rows:
                 result[rows] = self._infer(windows[rows], [states[row] for row in rows])
-        for window, state in zip(windows[:, -_CONTEXT_SAMPLES:], states, strict=True):
+        for window, state in zip(windows[:, -CONTEXT_SAMPLES:], states, strict=True):
             state.context[:] = window
         return result
 
@@ -113,27 +106,24 @@ class SpeechModel:
         """Run the model on all `windows` and update the recurrent states."""
         count = len(states)
         samples, recurrent = self._buffers(count)
-        samples[:, _CONTEXT_SAMPLES:] = windows
+        samples[:, CONTEXT_SAMPLES:] = windows
         for row, state in enumerate(states):
-            samples[row, :_CONTEXT_SAMPLES] = state.context
+            samples[row, :CONTEXT_SAMPLES] = state.context
             recurrent[:, row] = state.state
-        output, after = self._session.run(
-            None, {"input": samples, "state": recurrent, "sr": self._rate}
-        )
+        result = self._network.probabilities(samples, recurrent)
         for row, state in enumerate(states):
             # A copy: a view would keep the whole batch's states alive for one quiet session.
-            state.state[:] = after[:, row]
+            state.state[:] = recurrent[:, row]
         self.inferences += 1
         self.inferred_windows += count
-        result: NDArray[np.float32] = output[:, 0]
         return result
 
     def _buffers(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The model's inputs for `count` windows, contiguous parts of buffers that grow."""
+        """The network's inputs for `count` windows, parts of buffers that grow."""
         if count > len(self._samples):
-            self._samples = np.empty((count, _CONTEXT_SAMPLES + WINDOW_SAMPLES), np.float32)
-            self._states = np.empty(2 * count * 128, np.float32)
-        return self._samples[:count], self._states[: 2 * count * 128].reshape(2, count, 128)
+            self._samples = np.empty((count, CONTEXT_SAMPLES + WINDOW_SAMPLES), np.float32)
+            self._states = np.empty((2, count, STATE_SIZE), np.float32)
+        return self._samples[:count], self._states[:, :count]
 
 
 def _rows_to_judge(windows: NDArray[np.float32], states: Sequence[VoiceState]) -> list[int]:
@@ -145,39 +135,3 @@ def _rows_to_judge(windows: NDArray[np.float32], states: Sequence[VoiceState]) -
         if state.quiet_windows <= SETTLE_WINDOWS:
             rows.append(row)
     return rows
-
-
-def _model_path() -> Path:
-    """Where the installed `silero-vad` distribution keeps the model.
-
-    Raises: `EngineStartError` if it is not installed, or without the file.
-    """
-    try:
-        listed = files("silero-vad") or []
-    except PackageNotFoundError:
-        raise EngineStartError(f"silero-vad is not installed: {_INSTALL}.") from None
-    for file in listed:
-        if file.name == _MODEL_FILE and (path := Path(str(file.locate()))).is_file():
-            return path
-    raise EngineStartError(f"silero-vad is installed without {_MODEL_FILE}: {_INSTALL}.")
-
-
-def _load_session(path: Path) -> Any:
-    """An onnxruntime `InferenceSession` that computes on the calling thread alone.
-
-    Raises: `EngineStartError` if onnxruntime is not installed.
-    """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise EngineStartError(f"onnxruntime is not installed: {_INSTALL}.") from None
-    onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    # One thread starts no pool; should that change, its threads must not burn CPU while waiting.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(
-        str(path), sess_options=options, providers=["CPUExecutionProvider"]
-    )
