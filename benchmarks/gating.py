@@ -59,7 +59,7 @@ LAG_S = 1.0
 COMPLETE_S = 10.0
 # A word's answer must not depend on the end of the audio, which is flushed faster than speech.
 TAIL_S = 1.6
-SLOTS = 64
+SLOTS = 192
 
 # --- load -----------------------------------------------------------------------------------
 

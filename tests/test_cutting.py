@@ -92,6 +92,7 @@ class Run:
     text: str = ""
     reasons: list[CutReason] = field(default_factory=list)
     heard_samples: int = 0
+    steps: int = 0
 
     def play(self, chunk: int, lag_windows: int) -> None:
         """Bring the audio in chunks; detection follows `lag_windows` behind it."""
@@ -120,6 +121,7 @@ class Run:
         chain, segment = self.chain, self.chain.current
         while (frame := chain.next_frame()) is not None:
             self.heard_samples += len(frame.audio)
+            self.steps += 1
             tokens, text = recogniser.answer(segment, segment.heard)
             timed = chain.answered(tokens, text)
             self.text += timed.text if timed else ""
@@ -134,7 +136,9 @@ class Run:
         return True
 
 
-def make_run(talk: Talk, soft_s: float, hard_s: float, gate_s: float | None) -> Run:
+def make_run(
+    talk: Talk, soft_s: float, hard_s: float, gate_s: float | None, prefix_ms: int = 600
+) -> Run:
     ring = AudioRing(600 * RATE)
     hearing = Hearing(ring)
     if gate_s is not None:
@@ -147,7 +151,7 @@ def make_run(talk: Talk, soft_s: float, hard_s: float, gate_s: float | None) -> 
         quiet=200 * MS,
         tail=60 * MS,
         gate=None if gate_s is None else int(gate_s * RATE),
-        prefix=300 * MS,
+        prefix=prefix_ms * MS,
         ahead=160 * MS,
         blanks=10**9,
         resume=10 * RATE,
@@ -167,7 +171,8 @@ words = st.tuples(
     lengths=st.lists(words, min_size=20, max_size=60),
     soft_s=st.floats(1.5, 6),
     more_s=st.floats(1.2, 6),
-    gate_s=st.sampled_from([None, 0.5, 2.0]),
+    gate_s=st.sampled_from([None, 0.5, 1.0, 2.0]),
+    prefix_ms=st.sampled_from([0, 300, 600, 1_000]),
     chunk=st.sampled_from([160, 1_280, 5_000, 48_000]),
     lag=st.integers(0, 4),
     flood=st.booleans(),
@@ -177,12 +182,13 @@ def test_every_word_comes_exactly_once_and_in_order(
     soft_s: float,
     more_s: float,
     gate_s: float | None,
+    prefix_ms: int,
     chunk: int,
     lag: int,
     flood: bool,
 ) -> None:
     talk = Talk.make(lengths)
-    run = make_run(talk, soft_s, soft_s + more_s, gate_s)
+    run = make_run(talk, soft_s, soft_s + more_s, gate_s, prefix_ms)
     run.play(200 * RATE if flood else chunk, lag)
     assert run.text.split() == [word.name for word in talk.words]
     assert not re.search(r"\s\s|w\d+w", run.text)
@@ -210,13 +216,56 @@ def test_that_were_more_than_a_thousand_cuts_for_every_reason() -> None:
     assert wanted <= set(CUTS)
 
 
-def test_a_long_pause_costs_the_engine_nothing() -> None:
-    talk = Talk.make([(400, 100)] * 5 + [(400, 60_000)] + [(400, 100)] * 5)
+SPT = BUNDLED.samples_per_token
+RIGHT_PAD_S = BUNDLED.right_pad / RATE
+
+
+def steps_for(seconds: float) -> float:
+    return seconds * RATE / SPT
+
+
+@pytest.mark.parametrize("pause_ms", [2_500, 6_000, 60_000])
+def test_of_a_long_pause_the_engine_hears_no_more_than_it_takes_to_say_all_words(
+    pause_ms: int,
+) -> None:
+    talk = Talk.make([(400, 100)] * 5 + [(400, pause_ms)] + [(400, 100)] * 5)
     run = make_run(talk, 45, 90, gate_s=2.0)
     run.play(1_280, 1)
     assert run.text.split() == [word.name for word in talk.words]
     assert run.reasons == [CutReason.SILENCE, CutReason.UTTERANCE_END]
-    assert run.heard_samples / RATE < 2 * (6 + 2 + 6)
+    # Twice the speech and the quiet after it; the quiet before it is in the step of the prompt.
+    assert run.steps <= steps_for(2 * (2.9 + RIGHT_PAD_S)) + 4
+
+
+def test_a_pause_shorter_than_the_gate_is_heard_whole_once_speech_returns() -> None:
+    talk = Talk.make([(400, 100)] * 5 + [(400, 1_700)] + [(400, 100)] * 5)
+    run = make_run(talk, 45, 90, gate_s=2.0)
+    run.play(1_280, 1)
+    assert run.text.split() == [word.name for word in talk.words]
+    assert run.reasons == [CutReason.UTTERANCE_END]
+    whole = steps_for(len(talk.audio) / RATE + RIGHT_PAD_S)
+    assert run.steps == pytest.approx(whole, abs=4)
+
+
+def test_an_utterance_that_ends_in_a_pause_that_has_said_all_its_words_hears_no_more() -> None:
+    talk = Talk.make([(400, 100)] * 5 + [(400, 1_700)])
+    run = make_run(talk, 45, 90, gate_s=2.0)
+    run.play(1_280, 1)
+    assert run.text.split() == [word.name for word in talk.words]
+    assert run.reasons == [CutReason.UTTERANCE_END]
+    assert run.steps <= steps_for(2.9 + RIGHT_PAD_S) + 4
+
+
+@pytest.mark.parametrize("prefix_ms", [300, 600, 1_000])
+def test_the_prompt_covers_the_quiet_before_an_onset_and_no_speech(prefix_ms: int) -> None:
+    talk = Talk.make([(400, 9_000), (400, 100), (400, 100)])
+    run = make_run(talk, 45, 90, gate_s=2.0, prefix_ms=prefix_ms)
+    run.play(1_280, 1)
+    assert run.text.split() == [word.name for word in talk.words]
+    segment = run.chain.current
+    onset = talk.words[1].begin
+    assert segment.begin == pytest.approx(onset - prefix_ms * MS, abs=WINDOW)
+    assert onset - SPT - WINDOW < segment.framer.spoken(0) <= onset
 
 
 def test_a_pause_is_found_in_audio_that_comes_all_at_once() -> None:

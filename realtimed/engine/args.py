@@ -15,12 +15,13 @@ _MISTRAL_ARGS = {"tokenizer_mode": "mistral", "config_format": "mistral", "load_
 
 BUNDLED_ARGS: Mapping[str, object] = {
     "enforce_eager": True,
-    "max_model_len": 16384,
+    "max_model_len": 2048,
     "max_num_seqs": 32,
     "kv_cache_memory_bytes": 2**28,
     "distributed_executor_backend": "uni",
 }
-"""What the bundled model is served with unless told otherwise: a quarter GiB holds its KV."""
+"""What the bundled model is served with unless told otherwise: a quarter GiB holds its KV. Segments
+are cut long before the length, and vLLM keeps the encoder's output of as many frames."""
 
 BUNDLED_ENVIRONMENT: Mapping[str, str] = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -1,6 +1,7 @@
 """What the rest of the house needs to know of a loaded model, in plain values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,17 @@ class StreamGeometry:
     def first_end(self) -> int:
         """Where the first frame ends on the padded timeline, look-ahead not counted."""
         return len(self.prompt) * self.samples_per_token
+
+    def over_quiet(self, quiet: int) -> Self:
+        """The same for a segment whose first `quiet` samples have no speech: `prompt` covers them.
+
+        What the model answers to quiet is known, the blanks that the prompt ends with. So it is
+        heard in the one step of the prompt, and only blanks that precede the quiet's end in time
+        are laid down.
+        """
+        covered = self.first_end - self.left_pad - self.delay_tokens * self.samples_per_token
+        more = max(0, quiet - covered) // self.samples_per_token
+        return replace(self, prompt=self.prompt + self.prompt[-1:] * more)
 
     @property
     def right_pad_tokens(self) -> int:

@@ -66,18 +66,19 @@ class SegmentChain:
     words: WordClock = field(init=False)
     _hold: int | None = field(init=False, default=None)
     """Where the search for a place to cut an old segment begins; it hears nothing more."""
+    _resting: bool = field(init=False, default=False)
+    """Whether a pause is going on that has said all its words: it is heard only if it is short."""
     _again: int | None = field(init=False, default=None)
-    """Where the next segment begins, if that is not where this one is cut."""
+    """The first place where the next segment may begin, if that is not where this one is cut."""
     _blanks: int = field(init=False, default=0)
     _patience: int = field(init=False)
     _last_character: str = field(init=False, default="")
     _fresh: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        begin = self.utterance.begin
-        self.current = Segment(self.model.geometry, begin)
-        self.words = WordClock(self.model.geometry.sample_rate, begin)
+        self.words = WordClock(self.model.geometry.sample_rate, self.utterance.begin)
         self._patience = self.policy.blanks
+        self.current = self._segment(self.utterance.begin)
 
     # --- frames ---------------------------------------------------------------------------
 
@@ -90,7 +91,8 @@ class SegmentChain:
         if segment.cut_reason is None:
             self._follow(segment)
             if segment.cut_reason is None:
-                return None if self._hold is not None else segment.next_frame(self.ring, self._upto)
+                waits = self._resting or self._hold is not None
+                return None if waits else segment.next_frame(self.ring, self._upto)
         return segment.next_frame(self.ring)
 
     def answered(self, tokens: Sequence[int], text: str) -> TimedText | None:
@@ -133,14 +135,18 @@ class SegmentChain:
         if self.utterance.cancelled:
             segment.cut(segment.heard, CutReason.CLEARED)
             return
+        if self.policy.gate is not None and self._hold is None:
+            self._rest_in_pause(segment, self.policy.gate)
+            if segment.cut_reason is not None or self._resting:
+                return
         if end is not None and segment.framer.reaches > end:
             segment.cut(end, CutReason.UTTERANCE_END)
             return
         age = segment.heard - segment.begin
         if self._hold is not None or age >= self.policy.hard_age - self.policy.window:
             self._cut_hard(segment)
-        elif age >= self.policy.soft_age or self.hearing.active:
-            self._cut_in_quiet(segment, age)
+        elif age >= self.policy.soft_age:
+            self._cut_in_quiet(segment)
         due = self._blanks and self._blanks % _BLANKS_BETWEEN_LOOKS == 0
         if due and segment.cut_reason is None:
             self._look_at_blanks(segment)
@@ -156,16 +162,36 @@ class SegmentChain:
             at = self._hold + quietest(self.ring.copy(self._hold, upto))
             segment.cut(at, CutReason.HARD_AGE)
 
-    def _cut_in_quiet(self, segment: Segment, age: int) -> None:
-        """Cut after a pause longer than the gate, or in a short one once the segment is old."""
+    def _rest_in_pause(self, segment: Segment, gate: int) -> None:
+        """In a pause, hear no more than it takes to say all words; cut if it gets long.
+
+        That is as much as the padding of a flush, which would be more of the same silence. What
+        comes then is heard when it turns out that the pause ends before the gate closes.
+        """
+        hearing, enough = self.hearing, self.model.geometry.right_pad
+        heard = min(segment.heard, hearing.judged)
+        began = hearing.quiet_from(segment.begin, heard)
+        self._resting = False
+        if heard - began < min(gate, enough):
+            return
+        onset = hearing.onset(heard)
+        quiet_to = hearing.judged if onset is None else onset
+        end = self.utterance.end
+        if quiet_to - began >= gate:
+            flush = heard - began < enough
+            segment.cut(heard if flush else quiet_to, CutReason.SILENCE, flush=flush)
+            self._again = began + self.policy.tail
+        elif onset is None and end is not None and self._judged_to(end):
+            segment.cut(end, CutReason.UTTERANCE_END, flush=False)
+        else:
+            self._resting = onset is None
+
+    def _cut_in_quiet(self, segment: Segment) -> None:
+        """Cut an old segment after a short pause."""
         self.hearing.start(segment.heard)
         at = min(segment.heard, self.hearing.judged)
         quiet = at - self.hearing.quiet_from(segment.begin, at)
-        if self.policy.gate is not None and quiet >= self.policy.gate:
-            # The padding of a flush would be more of the silence that it has heard.
-            heard_enough = quiet >= self.model.geometry.right_pad
-            segment.cut(at, CutReason.SILENCE, flush=not heard_enough)
-        elif age >= self.policy.soft_age and quiet >= self.policy.quiet:
+        if quiet >= self.policy.quiet:
             segment.cut(at, CutReason.SOFT_AGE)
             self._again = at - quiet + self.policy.tail
 
@@ -194,7 +220,7 @@ class SegmentChain:
         if segment.framer.frames:
             self.prompt_tokens += len(segment.geometry.prompt)
         self.completion_tokens += segment.completion_tokens
-        self._hold, self._blanks = None, 0
+        self._hold, self._resting, self._blanks = None, False, 0
         self.hearing.stop()
 
     def advance(self) -> Next:
@@ -208,14 +234,20 @@ class SegmentChain:
             end = self.utterance.end
             if onset is None or (end is not None and onset >= end):
                 return Next.PAUSE if end is None or not self._judged_to(end) else Next.NOTHING
-            at = max(onset - self.policy.prefix, self.utterance.begin, self.ring.start)
+            at = max(onset - self.policy.prefix, self._again or 0, self.ring.start)
         elif reason is CutReason.SOFT_AGE and self._again is not None:
             at = max(self._again, self.ring.start)
         self._again = None
-        self.current = Segment(self.model.geometry, at)
+        self.current = self._segment(at)
         self.words.resume(at)
         self._fresh = True
         return Next.SEGMENT
+
+    def _segment(self, at: int) -> Segment:
+        """A segment from session position `at` on, whose prompt covers quiet that is known."""
+        onset = self.hearing.onset(at) if self.policy.gate is not None else None
+        quiet = 0 if onset is None else min(onset - at, self.policy.prefix)
+        return Segment(self.model.geometry.over_quiet(quiet), at)
 
     def _judged_to(self, end: int) -> bool:
         """Whether detection has heard all before `end`, but for less than a window."""
