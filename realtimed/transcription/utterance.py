@@ -78,7 +78,7 @@ class SegmentChain:
     def __post_init__(self) -> None:
         self.words = WordClock(self.model.geometry.sample_rate, self.utterance.begin)
         self._patience = self.policy.blanks
-        self.current = self._segment(self.utterance.begin)
+        self.current = Segment(self.model.geometry, self.utterance.begin)
 
     # --- frames ---------------------------------------------------------------------------
 
@@ -169,17 +169,17 @@ class SegmentChain:
         comes then is heard when it turns out that the pause ends before the gate closes.
         """
         hearing, enough = self.hearing, self.model.geometry.right_pad
-        heard = min(segment.heard, hearing.judged)
-        began = hearing.quiet_from(segment.begin, heard)
+        judged = min(segment.heard, hearing.judged)
+        began = hearing.quiet_from(segment.begin, judged)
         self._resting = False
-        if heard - began < min(gate, enough):
+        if segment.heard - began < min(gate, enough):
             return
-        onset = hearing.onset(heard)
+        onset = hearing.onset(judged)
         quiet_to = hearing.judged if onset is None else onset
         end = self.utterance.end
         if quiet_to - began >= gate:
-            flush = heard - began < enough
-            segment.cut(heard if flush else quiet_to, CutReason.SILENCE, flush=flush)
+            flush = segment.heard - began < enough
+            segment.cut(judged if flush else quiet_to, CutReason.SILENCE, flush=flush)
             self._again = began + self.policy.tail
         elif onset is None and end is not None and self._judged_to(end):
             segment.cut(end, CutReason.UTTERANCE_END, flush=False)
@@ -226,6 +226,7 @@ class SegmentChain:
     def advance(self) -> Next:
         """Go on to the next segment, if there is one and its beginning is known."""
         reason, at = self.current.cut_reason, self.current.cut_at
+        geometry = self.model.geometry
         assert at is not None
         if reason is CutReason.UTTERANCE_END or self.utterance.cancelled:
             return Next.NOTHING
@@ -235,19 +236,14 @@ class SegmentChain:
             if onset is None or (end is not None and onset >= end):
                 return Next.PAUSE if end is None or not self._judged_to(end) else Next.NOTHING
             at = max(onset - self.policy.prefix, self._again or 0, self.ring.start)
+            geometry = geometry.over_quiet(onset - at)
         elif reason is CutReason.SOFT_AGE and self._again is not None:
             at = max(self._again, self.ring.start)
         self._again = None
-        self.current = self._segment(at)
+        self.current = Segment(geometry, at)
         self.words.resume(at)
         self._fresh = True
         return Next.SEGMENT
-
-    def _segment(self, at: int) -> Segment:
-        """A segment from session position `at` on, whose prompt covers quiet that is known."""
-        onset = self.hearing.onset(at) if self.policy.gate is not None else None
-        quiet = 0 if onset is None else min(onset - at, self.policy.prefix)
-        return Segment(self.model.geometry.over_quiet(quiet), at)
 
     def _judged_to(self, end: int) -> bool:
         """Whether detection has heard all before `end`, but for less than a window."""
