@@ -17,6 +17,7 @@ usage: realtimed COMMAND ...
   transcribe FILE...   stream audio files to a daemon and print the text
   demo                 serve the bundled model, stream a sample through it, stop
   check-config         check the settings that serve would use, and exit
+  hash-key [NAME]      make an API key and print the line that lets it in
   version              print the version
 
 `realtimed COMMAND --help` tells more.
@@ -66,8 +67,12 @@ def _serve(argv: list[str]) -> int:
 
 def _check_config(argv: list[str]) -> int:
     from realtimed.flags import settings_from_serve_args
+    from realtimed.server.access import AccessPolicy
+    from realtimed.server.tls import server_tls
 
     settings = settings_from_serve_args(argv, os.environ)
+    AccessPolicy(settings)
+    server_tls(settings)
     print(f"settings are good: model {settings.model or 'bundled'}, port {settings.port}")
     return 0
 
@@ -88,11 +93,18 @@ def _demo(argv: list[str]) -> int:
     return demonstration.run(argv)
 
 
+def _hash_key(argv: list[str]) -> int:
+    from realtimed import hash_key
+
+    return hash_key.run(argv)
+
+
 _COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
     "serve": _serve,
     "transcribe": _transcribe,
     "demo": _demo,
     "check-config": _check_config,
+    "hash-key": _hash_key,
     "version": _version,
     "--version": _version,
     "help": _help,

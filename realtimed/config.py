@@ -29,12 +29,14 @@ _PREFIX: Final = "REALTIMED_"
 # Ours, but no settings: the first names the file, the others belong to the client commands.
 _NOT_SETTINGS: Final = frozenset({CONFIG_VARIABLE, "REALTIMED_URL", "REALTIMED_API_KEY"})
 _TABLES: Final = ("limits", "engine")
+_LISTS: Final = ("served_model_name", "allowed_origins")
 _LONGEST_SHOWN: Final = 60
 
 # Bounded above as well: an infinite or absurd wait is a deadline that does not exist.
 _Seconds = Annotated[float, Meta(gt=0, le=1e7)]
 _Text = Annotated[str, Meta(min_length=1)]
 _Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+_CountOrNone = Annotated[int, Meta(ge=0, le=10_000_000)]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,6 +56,15 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         _Count, Meta(description="events of one session that wait to be sent")
     ] = 256
     connections: Annotated[_Count, Meta(description="open TCP connections, upgraded or not")] = 1024
+    connections_per_address: Annotated[
+        _CountOrNone, Meta(description="the same of one client address; 0 is no limit")
+    ] = 0
+    sessions_per_address: Annotated[
+        _CountOrNone, Meta(description="sessions at once of one client address; 0 is no limit")
+    ] = 0
+    tls_handshake_s: Annotated[
+        _Seconds, Meta(description="of handshake_s, what the TLS handshake may take")
+    ] = 5.0
     handshake_s: Annotated[
         _Seconds, Meta(description="from accepted connection to finished upgrade")
     ] = 10.0
@@ -102,6 +113,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     port: Annotated[
         int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")
     ] = 8000
+    tls_cert: Annotated[
+        _Text | None,
+        Meta(description="PEM file with the certificate and its chain; serves wss:// only"),
+    ] = None
+    tls_key: Annotated[
+        _Text | None, Meta(description="PEM file with the private key, without a passphrase")
+    ] = None
+    api_keys_file: Annotated[
+        _Text | None,
+        Meta(description="keys that may connect, a line each from hash-key (default: no key)"),
+    ] = None
+    allowed_origins: Annotated[
+        tuple[_Text, ...],
+        Meta(description="web pages that may connect: scheme://host[:port]; * is any"),
+    ] = ()
     max_sessions: Annotated[
         _Count | None,
         Meta(description="sessions at once (default: 4 for each engine slot; 1 without the gate)"),
@@ -239,8 +265,8 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
             if key.startswith(f"{table}_"):
                 key = f"{table}.{key.removeprefix(f'{table}_')}"
         value: object = text
-        if key == "served_model_name":
-            value = [name.strip() for name in text.split(",")]
+        if key in _LISTS:
+            value = [item.strip() for item in text.split(",")]
         yield _Given(key, value, name, "in the environment")
 
 
@@ -264,7 +290,7 @@ def _checked(given: _Given) -> object:
     if option is None:
         raise _unknown(given)
     value = given.value
-    if given.key == "served_model_name" and isinstance(value, str):
+    if given.key in _LISTS and isinstance(value, str):
         value = [value]
     try:
         return msgspec.convert(value, option.type, strict=given.typed)
@@ -327,7 +353,11 @@ def _settings(values: Mapping[str, object]) -> Settings:
         table, dot, inner = key.partition(".")
         (tables[table] if dot else top)[inner if dot else key] = value
     limits: dict[str, typing.Any] = tables["limits"]
-    return Settings(**top, limits=Limits(**limits), engine=tables["engine"])
+    settings = Settings(**top, limits=Limits(**limits), engine=tables["engine"])
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        here, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
+        raise ConfigError(f"{here} is set without {missing}: TLS takes both, plain ws:// neither")
+    return settings
 
 
 def _options(struct: type[msgspec.Struct], prefix: str) -> Iterator[Option]:

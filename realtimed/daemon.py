@@ -16,7 +16,9 @@ from realtimed.engine.args import BUNDLED_ARGS, BUNDLED_ENVIRONMENT
 from realtimed.engine.core import Engine, EngineSpec
 from realtimed.engine.spec import ModelInfo
 from realtimed.errors import EngineStartError, RealtimedError, StartError, WireError
+from realtimed.server.access import AccessPolicy, is_loopback
 from realtimed.server.listener import Server, State
+from realtimed.server.tls import server_tls
 from realtimed.transcription.detection import SpeechDetection
 from realtimed.transcription.recognition import Recognition
 from realtimed.transcription.segment import CutReason
@@ -52,8 +54,13 @@ class Daemon:
 
     def __post_init__(self) -> None:
         self.engine = Engine(_spec(self.settings))
-        strict = self.settings.strict_model_names
-        self.server = Server(self.settings.limits, strict_model_names=strict)
+        settings = self.settings
+        self.server = Server(
+            settings.limits,
+            access=AccessPolicy(settings),
+            tls=server_tls(settings),
+            strict_model_names=settings.strict_model_names,
+        )
 
     def stop(self) -> None:
         """Drain and end; `run` returns."""
@@ -97,8 +104,24 @@ class Daemon:
                 f"Cannot listen on {host}:{port}: {reason}. Choose another with --host or --port."
             ) from error
         self.port = int(listeners[0].socket.getsockname()[1])
-        log.info("listening on ws://%s:%d/v1/realtime, not ready yet", host, self.port)
+        log.info("listening on %s, not ready yet", self._url)
+        self._warn_if_open([listener.socket.getsockname()[0] for listener in listeners])
         return listeners
+
+    @property
+    def _url(self) -> str:
+        scheme = "ws" if self.server.tls is None else "wss"
+        return f"{scheme}://{self.settings.host}:{self.port}/v1/realtime"
+
+    def _warn_if_open(self, addresses: list[str]) -> None:
+        keys = self.server.access.key_count
+        if keys == 0:
+            log.warning("api_keys_file names no key: every client will be refused")
+        elif keys is None and not all(map(is_loopback, addresses)):
+            log.warning(
+                "everybody who reaches this address may connect: "
+                "set api_keys_file (realtimed hash-key), or listen on 127.0.0.1"
+            )
 
     async def _run_engine(self, detection: SpeechDetection) -> None:
         try:
@@ -151,10 +174,9 @@ class Daemon:
         self.server.state = State.READY
         self.ready.set()
         log.info(
-            "ready: %s on ws://%s:%d/v1/realtime, %d sessions at once, %d of them speaking",
+            "ready: %s on %s, %d sessions at once, %d of them speaking",
             ", ".join(self.engine.info.served_names),
-            settings.host,
-            self.port,
+            self._url,
             server.max_sessions,
             min(slots, server.max_sessions),
         )

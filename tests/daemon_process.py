@@ -48,7 +48,7 @@ class DaemonProcess:
 
     @property
     def port(self) -> int:
-        return int(self.wait_for(r"listening on ws://[^ ]*:(\d+)/")[1])
+        return int(self.wait_for(r"listening on wss?://[^ ]*:(\d+)/")[1])
 
     @property
     def url(self) -> str:

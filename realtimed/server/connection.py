@@ -16,6 +16,7 @@ from realtimed.audio.turns import SpeechStarted, SpeechStopped, TurnDetection, T
 from realtimed.audio.vad import WINDOW_SAMPLES
 from realtimed.config import Limits
 from realtimed.errors import Draining, Ended, IdleTimeout, InvalidAudio, SlowReader, WireError
+from realtimed.server.access import Identity
 from realtimed.server.outbox import Outbox
 from realtimed.server.websocket import SocketClosed, WebSocket
 from realtimed.session import Action, Begin, Cancel, Emit, End, Phase, Session, refuse
@@ -57,6 +58,7 @@ class Connection:
     codec: Codec
     recognition: Recognition
     opening: Opening
+    identity: Identity
     limits: Limits = field(init=False)
     session: Session = field(init=False)
     buffer: AudioBuffer = field(init=False)
@@ -111,6 +113,11 @@ class Connection:
     def id(self) -> str:
         """The session's name, in logs and for the client."""
         return self.opening.session_id
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What every log line about this session says of it."""
+        return {"session": self.id, **self.identity.log_fields}
 
     @property
     def audio_seconds(self) -> float:
@@ -317,7 +324,7 @@ class Connection:
     def _on_cut(self, utterance: int, reason: CutReason) -> None:
         self.recognition.cuts[reason] += 1
         if reason.restarts:
-            log.warning("recognition restarted", extra={"session": self.id, "reason": reason.value})
+            log.warning("recognition restarted", extra={**self.log_fields, "reason": reason.value})
             self._perform(self.session.warn("resumed", _RESUMED[reason], utterance))
 
     def _on_queued(self, utterance: int) -> None:

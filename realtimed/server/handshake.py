@@ -43,10 +43,11 @@ class Upgrade:
 
     def header(self, name: bytes) -> str | None:
         """The first header of that lower-case name."""
-        for key, value in self.headers:
-            if key == name:
-                return value.decode("latin-1")
-        return None
+        return next(iter(self.values(name)), None)
+
+    def values(self, name: bytes) -> tuple[str, ...]:
+        """All headers of that lower-case name."""
+        return tuple(value.decode("latin-1") for key, value in self.headers if key == name)
 
 
 async def read_upgrade(stream: trio.abc.Stream) -> Upgrade | None:
@@ -131,6 +132,8 @@ def encode_refusal(refusal: Refusal) -> bytes:
         f"content-length: {len(body)}",
         "connection: close",
     ]
+    if refusal.status == 401:
+        lines.append("www-authenticate: Bearer")
     if refusal.status == 426:
         lines += ["upgrade: websocket", "sec-websocket-version: 13"]
     if refusal.retry_after_s is not None:

@@ -6,11 +6,13 @@ from enum import Enum
 
 import trio
 
-from realtimed.config import Limits
+from realtimed.config import Limits, Settings
 from realtimed.errors import Refusal
 from realtimed.server import dialects
+from realtimed.server.access import AccessPolicy, Identity, site
 from realtimed.server.connection import Connection
 from realtimed.server.handshake import Upgrade, encode_accept, encode_refusal, read_upgrade
+from realtimed.server.tls import ServerTls
 from realtimed.server.websocket import WebSocket
 from realtimed.transcription.recognition import Recognition
 from realtimed.wire.codec import Codec, Opening
@@ -38,6 +40,9 @@ class Server:
     """Set, with `max_sessions`, when the engine has said what it can run."""
     max_sessions: int = 0
     """Sessions at once, speaking or silent."""
+    access: AccessPolicy = field(default_factory=lambda: AccessPolicy(Settings()))
+    tls: ServerTls | None = None
+    """Without it plain TCP is spoken."""
     strict_model_names: bool = False
     """Whether a model name that is not served is an error in every dialect."""
     state: State = State.LOADING
@@ -73,10 +78,17 @@ class Server:
 
     # --- one connection -------------------------------------------------------------------
 
-    async def _connection(self, stream: trio.SocketStream) -> None:
+    async def _connection(self, transport: trio.SocketStream) -> None:
+        stream: trio.abc.Stream = transport
+        address = _address(transport)
+        deadline = trio.current_time() + self.limits.handshake_s
         self.connections += 1
+        self.access.connected(address)
         try:
-            await self._answer(stream)
+            secured = await self._secured(transport, address, deadline)
+            if secured is not None:
+                stream = secured
+                await self._answer(stream, address, deadline)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer left; there is nobody to tell
         except Exception:
@@ -84,32 +96,55 @@ class Server:
             log.exception("connection failed")
         finally:
             self.connections -= 1
+            self.access.disconnected(address)
             with trio.CancelScope(shield=True), trio.move_on_after(_LINGER_S):
                 await stream.aclose()
 
-    async def _answer(self, stream: trio.SocketStream) -> None:
-        upgrade: Upgrade | None = None
+    async def _secured(
+        self, transport: trio.SocketStream, address: str, deadline: float
+    ) -> trio.abc.Stream | None:
+        """The stream to speak HTTP on; `None` if there is none in time."""
+        if self.tls is None:
+            return transport
         try:
-            with trio.move_on_after(self.limits.handshake_s):
-                self._check_capacity()
+            self._check_capacity(address)
+        except Refusal as refusal:
+            # To say why would cost a TLS handshake, which is what a flood is after.
+            _log_refusal(refusal, Identity(address))
+            return None
+        with trio.move_on_at(deadline):
+            return await self.tls.handshake(transport, self.limits.tls_handshake_s)
+        return None
+
+    async def _answer(self, stream: trio.abc.Stream, address: str, deadline: float) -> None:
+        upgrade: Upgrade | None = None
+        identity = Identity(address)
+        try:
+            with trio.move_on_at(deadline):
+                self._check_capacity(address)
                 upgrade = await read_upgrade(stream)
                 if upgrade is not None:
+                    identity = self.access.identify(upgrade, address)
                     make_codec = self._admit(upgrade)
+                    self.access.begin_session(identity)
         except Refusal as refusal:
+            _log_refusal(refusal, identity)
             await self._refuse(stream, refusal)
             return
         if upgrade is None:
             return
         self._reserved += 1
         try:
-            await self._session(stream, upgrade, make_codec)
+            await self._session(stream, upgrade, make_codec, identity)
         finally:
+            self.access.end_session(identity)
             self._reserved -= 1
             self._emptied.set()
 
-    def _check_capacity(self) -> None:
+    def _check_capacity(self, address: str) -> None:
         if self.connections > self.limits.connections:
             raise Refusal(503, "too_many_connections", "Too many connections.", retry_after_s=5)
+        self.access.check_connections(address)
 
     def _admit(self, upgrade: Upgrade) -> dialects.MakeCodec:
         """The dialect to speak.
@@ -132,18 +167,23 @@ class Server:
             raise Refusal(503, "busy", message, retry_after_s=10)
         return make_codec
 
-    async def _refuse(self, stream: trio.SocketStream, refusal: Refusal) -> None:
-        log.info("refused", extra={"status": refusal.status, "code": refusal.code})
+    async def _refuse(self, stream: trio.abc.Stream, refusal: Refusal) -> None:
         with trio.move_on_after(_LINGER_S):
             await stream.send_all(encode_refusal(refusal))
-            await stream.send_eof()
+            # TLS has no half-closed connections; its peers go by the length of the answer.
+            if isinstance(stream, trio.abc.HalfCloseableStream):
+                await stream.send_eof()
             # Closing with unread bytes makes the kernel reset the connection, and the answer
             # would be lost with it; so read a little, within the linger.
             while await stream.receive_some(_RECEIVE_BYTES):
                 pass
 
     async def _session(
-        self, stream: trio.SocketStream, upgrade: Upgrade, make_codec: dialects.MakeCodec
+        self,
+        stream: trio.abc.Stream,
+        upgrade: Upgrade,
+        make_codec: dialects.MakeCodec,
+        identity: Identity,
     ) -> None:
         accepted = False
         with trio.move_on_after(self.limits.handshake_s):
@@ -153,14 +193,16 @@ class Server:
             socket = WebSocket(stream, upgrade.rest, self.limits.message_bytes)
             names = self.recognition.engine.info.served_names if self.recognition else ()
             opening = dialects.opening(upgrade, names, strict=self.strict_model_names)
-            await self.converse(socket, make_codec(opening), opening)
+            await self.converse(socket, make_codec(opening), opening, identity)
 
-    async def converse(self, socket: WebSocket, codec: Codec, opening: Opening) -> None:
+    async def converse(
+        self, socket: WebSocket, codec: Codec, opening: Opening, identity: Identity
+    ) -> None:
         """Serve one accepted socket to its end."""
         assert self.recognition is not None
-        connection = Connection(socket, codec, self.recognition, opening)
+        connection = Connection(socket, codec, self.recognition, opening, identity)
         self.sessions.add(connection)
-        log.info("session begins", extra={"session": connection.id})
+        log.info("session begins", extra=connection.log_fields)
         try:
             if self.state is State.DRAINING:
                 connection.drain()
@@ -170,9 +212,23 @@ class Server:
             log.info(
                 "session ends",
                 extra={
-                    "session": connection.id,
+                    **connection.log_fields,
                     "dialect": connection.codec.NAME,
                     "outcome": connection.outcome,
                     "audio_s": round(connection.audio_seconds, 2),
                 },
             )
+
+
+def _address(transport: trio.SocketStream) -> str:
+    """What the connection counts for; empty if the peer is gone already, or is no network's."""
+    try:
+        name = transport.socket.getpeername()
+    except OSError:
+        return ""
+    return site(name[0]) if isinstance(name, tuple) else ""
+
+
+def _log_refusal(refusal: Refusal, identity: Identity) -> None:
+    fields = {"status": refusal.status, "code": refusal.code, "address": identity.address}
+    log.info("refused", extra={**fields, **identity.log_fields})

@@ -1,0 +1,212 @@
+"""Who may connect, and how often: origins, API keys, and counts per key and address. Sans-IO.
+
+The listener asks in this order: `connected` when TCP is, `identify` when the upgrade has been
+read, `begin_session` when everything else lets it in. Each raises a `Refusal`; each of the two
+that count has a counterpart that is called in any case.
+"""
+
+import ipaddress
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from realtimed.config import Limits, Settings
+from realtimed.errors import ConfigError, Refusal
+from realtimed.server.handshake import Upgrade
+from realtimed.server.keys import ApiKey, Keyring, read_keys
+
+ANY_ORIGIN: Final = "*"
+_ORIGIN: Final = re.compile(
+    r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?"
+)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+# Browsers can send no header of their own, so OpenAI's and Mistral's SDKs put the key here.
+_KEY_PROTOCOLS: Final = ("openai-insecure-api-key.", "rt_")
+_RETRY_AFTER_S: Final = 5
+_IPV6_SITE_BITS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose connection it is."""
+
+    address: str
+    """The client's, as `site` has it."""
+    key: ApiKey | None = None
+    """`None` where no key is asked for."""
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What log lines say of it: the name of its key."""
+        return {"key": self.key.name} if self.key else {}
+
+
+class AccessPolicy:
+    """Decides about one daemon's connections and sessions, and counts them."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises: `ConfigError`, as `configure`."""
+        self._connections: Counter[str] = Counter()
+        self._sessions_of_key: Counter[str] = Counter()
+        self._sessions_of_address: Counter[str] = Counter()
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take up what the settings say now, the file of keys included.
+
+        For what comes from here on: sessions that are there stay, and stay counted.
+
+        Raises: `ConfigError`; then everything is as before.
+        """
+        origins = frozenset(map(_allowed, settings.allowed_origins))
+        keys = read_keys(Path(settings.api_keys_file)) if settings.api_keys_file else None
+        self._origins = origins
+        self._keys: Keyring | None = keys
+        self._limits: Limits = settings.limits
+
+    @property
+    def key_count(self) -> int | None:
+        """How many keys may connect; `None` if everybody may."""
+        return None if self._keys is None else len(self._keys)
+
+    # --- connections ----------------------------------------------------------------------
+
+    def connected(self, address: str) -> None:
+        """Count a TCP connection of that address (see `site`), admitted or not."""
+        self._connections[address] += 1
+
+    def disconnected(self, address: str) -> None:
+        """The counterpart of `connected`."""
+        _decrement(self._connections, address)
+
+    def check_connections(self, address: str) -> None:
+        """Raises: `Refusal` 429 if that address has more connections than it may."""
+        if 0 < self._limits.connections_per_address < self._connections[address]:
+            message = "Too many connections from this address."
+            raise Refusal(429, "too_many_connections", message, retry_after_s=_RETRY_AFTER_S)
+
+    # --- upgrades -------------------------------------------------------------------------
+
+    def identify(self, upgrade: Upgrade, address: str) -> Identity:
+        """Whose upgrade it is, judged by nothing but what it says of itself.
+
+        Raises: `Refusal`: 403 for a web page that may not connect, 401 without a known key.
+        """
+        self._check_origin(upgrade.values(b"origin"))
+        if self._keys is None:
+            return Identity(address)
+        offered = offered_key(upgrade)
+        if offered is None:
+            message = "An API key is needed: Authorization: Bearer KEY."
+            raise Refusal(401, "unauthorized", message)
+        key = self._keys.find(offered)
+        if key is None:
+            raise Refusal(401, "unauthorized", "The API key is not known here.")
+        return Identity(address, key)
+
+    def _check_origin(self, origins: tuple[str, ...]) -> None:
+        """Browsers always send one and let no script change it; other clients need none."""
+        if not origins or ANY_ORIGIN in self._origins:
+            return
+        if len(origins) > 1 or normal_origin(origins[0]) not in self._origins:
+            message = "This web page may not connect: its origin is not among allowed_origins."
+            raise Refusal(403, "forbidden_origin", message)
+
+    # --- sessions -------------------------------------------------------------------------
+
+    def begin_session(self, identity: Identity) -> None:
+        """Count a session.
+
+        Raises: `Refusal` 429 if its key or its address has as many as it may; nothing is counted
+        then.
+        """
+        key, address = identity.key, identity.address
+        if key and key.max_sessions and self._sessions_of_key[key.name] >= key.max_sessions:
+            raise _too_many_sessions(f"This API key has all of its {key.max_sessions} sessions.")
+        if 0 < self._limits.sessions_per_address <= self._sessions_of_address[address]:
+            raise _too_many_sessions("This address has as many sessions as one may have.")
+        self._sessions_of_address[address] += 1
+        if key:
+            self._sessions_of_key[key.name] += 1
+
+    def end_session(self, identity: Identity) -> None:
+        """The counterpart of a `begin_session` that raised nothing."""
+        _decrement(self._sessions_of_address, identity.address)
+        if identity.key:
+            _decrement(self._sessions_of_key, identity.key.name)
+
+
+def site(host: str) -> str:
+    """What counts as one address: of IPv6 the /64 network, all of which one client has."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, _IPV6_SITE_BITS), strict=False))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address reaches no further than this machine."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def offered_key(upgrade: Upgrade) -> str | None:
+    """The key that an upgrade shows: a bearer token (RFC 6750), else a subprotocol.
+
+    A key in the query is none: addresses end up in logs and histories.
+    """
+    for value in upgrade.values(b"authorization"):
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            return token.strip()
+    for protocol in upgrade.subprotocols:
+        for prefix in _KEY_PROTOCOLS:
+            if protocol.startswith(prefix) and protocol != prefix:
+                return protocol.removeprefix(prefix)
+    return None
+
+
+def normal_origin(text: str) -> str | None:
+    """An origin (RFC 6454) in the spelling that all its spellings share; `None` if it is none.
+
+    Schemes and hosts have no case, and a scheme's default port goes without saying. `null`, the
+    origin of a page that has none to show, is none.
+    """
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None:
+        return None
+    scheme, host, port = match.groups()
+    if port is None or int(port) == _DEFAULT_PORTS.get(scheme):
+        return f"{scheme}://{host}"
+    return f"{scheme}://{host}:{int(port)}" if int(port) < 65_536 else None
+
+
+def _allowed(text: str) -> str:
+    origin = text if text == ANY_ORIGIN else normal_origin(text)
+    if origin is None:
+        shown = "".join(c for c in text[:60] if c.isprintable())
+        raise ConfigError(
+            f'allowed_origins: "{shown}" is no origin; '
+            "expected scheme://host or scheme://host:port without a path, or *"
+        )
+    return origin
+
+
+def _decrement(counter: Counter[str], name: str) -> None:
+    """Count one less, and forget what has come to nothing: addresses have no bound."""
+    counter[name] -= 1
+    if counter[name] <= 0:
+        del counter[name]
+
+
+def _too_many_sessions(message: str) -> Refusal:
+    return Refusal(429, "too_many_sessions", message, retry_after_s=_RETRY_AFTER_S)
