@@ -46,6 +46,7 @@ from trio_websocket import (
 )
 
 from realtimed.audio.pcm import encode_pcm16
+from realtimed.client_access import authorisation, no_tls, tls_trust
 from realtimed.client_errors import (
     ClientError,
     ConnectionLost,
@@ -317,6 +318,7 @@ async def connect(
     turn_detection: ServerVad | None = None,
     include: AbstractSet[str] = frozenset(),
     api_key: str | None = None,
+    ca_file: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout_s: float = 10.0,
     send_timeout_s: float = 60.0,
@@ -329,26 +331,27 @@ async def connect(
     `TextDelta` and `words` of each `UtteranceDone`, `"warnings"` for `Warned`, or
     `Utterance.warnings`. A model or an option that is not served is reported by the first
     utterance, since this dialect confirms no choice; servers other than this daemon ignore the
-    options. `ssl_context` is for `wss` with a
-    certificate authority of your own. `final_timeout_s` bounds the silence, not the whole wait,
-    of a server that owes a final.
+    options. For `wss`, `ca_file` names a PEM file with the certificates to trust instead of the
+    system's, and an `ssl_context` decides all of it. `final_timeout_s` bounds the silence, not
+    the whole wait, of a server that owes a final.
 
     Raises: `InvalidUrl`, `NotReachable`, `Unauthorised`, `Unavailable`, `Refused`,
     `ServerError`, `ConnectionLost`, `ProtocolError`.
     """
     address = realtime_url(url)
-    if ssl_context is not None and not address.startswith("wss:"):
-        raise InvalidUrl("A TLS context was given for an address without TLS. Expected wss://.")
+    trust = tls_trust(address, ssl_context, ca_file)
     opened = False
     try:
         # Bounds what is left to do before and after the body. trio-websocket's own timeouts do
         # not: they wait for its reader, which goes on until the server closes TCP, and one that
         # is stuck or gone never does.
         with trio.CancelScope(deadline=trio.current_time() + connect_timeout_s) as scope:
+            if trust is not None:
+                trust.on_failure = scope.cancel
             async with open_websocket_url(
                 address,
-                ssl_context,
-                extra_headers=_authorisation(api_key),
+                trust,
+                extra_headers=authorisation(api_key),
                 connect_timeout=math.inf,
                 message_queue_size=EVENTS_WAITING,
                 max_message_size=MAX_MESSAGE_BYTES,
@@ -373,23 +376,13 @@ async def connect(
                     scope.deadline = trio.current_time() + _CLOSE_WITHIN_S
     except HandshakeError as error:
         raise_unopened(error, address)
+    if trust is not None and trust.failure is not None:
+        raise no_tls(trust.failure, address)
     if not opened:
         raise unanswered(address, connect_timeout_s)
 
 
 # --- below the session -------------------------------------------------------------------
-
-
-def _authorisation(api_key: str | None) -> list[tuple[bytes, bytes]]:
-    if not api_key:
-        return []
-    if not re.fullmatch(r"[\x21-\x7e]+", api_key):
-        raise Unauthorised(
-            "The API key holds characters that no HTTP header can carry. Expected printable"
-            " ASCII without spaces: check for a stray newline.",
-            status=401,
-        )
-    return [(b"Authorization", b"Bearer " + api_key.encode("ascii"))]
 
 
 async def _greeting(ws: WebSocketConnection, timeout_s: float) -> str:

@@ -96,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--url", help=f"the daemon (default: $REALTIMED_URL, else {DEFAULT_URL})")
     add("--model", default="", help="model name (default: the one that is served)")
     add("--api-key", help="API key; better set in $REALTIMED_API_KEY, where ps does not show it")
+    add("--ca-file", metavar="FILE", help="trust these certificates (PEM), not the system's")
     add("--fast", action="store_true", help="send as fast as the daemon takes it, not in real time")
     add(
         "--format",
@@ -188,7 +189,8 @@ class _Run:
     def _connect(self) -> AbstractAsyncContextManager[Session]:
         url = self._args.url or os.environ.get("REALTIMED_URL") or DEFAULT_URL
         api_key = self._args.api_key or os.environ.get("REALTIMED_API_KEY")
-        return connect(url, model=self._args.model, api_key=api_key)
+        ca_file = self._args.ca_file
+        return connect(url, model=self._args.model, api_key=api_key, ca_file=ca_file)
 
     async def _go_on(self, session: Session) -> None:
         """Transcribe what is left, until the server fails one: its session may be spoilt."""
