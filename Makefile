@@ -7,6 +7,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NODE_STAMP := tests/node/node_modules/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The one pin of torch is in the requirements; only its CPU build will do.
 TORCH := $(shell sed -n 's/^torch==.*/&+cpu/p' conf/requirements-cpu.txt)
@@ -18,7 +19,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-venv: $(STAMP) ## Make the virtual environment, with the CPU engine and the development tools
+venv: $(STAMP) $(NODE_STAMP) ## Make the virtual environment: CPU engine, development tools
 
 demo: $(STAMP) ## Serve the bundled model, stream a sample through it, show the words, stop
 	$(BIN)/python -m realtimed demo $(ARGS)
@@ -29,8 +30,8 @@ serve: $(STAMP) ## Serve the bundled model until interrupted; ARGS="MODEL --port
 bench: $(STAMP) ## The daemon beside vLLM's own server, in one run
 	$(BIN)/python -m benchmarks.frontend $(ARGS)
 
-test: $(STAMP) ## Run all tests; ARGS="tests/test_config.py" for some
-	$(BIN)/python -m pytest -q $(ARGS)
+test: $(STAMP) $(NODE_STAMP) ## Run all tests; ARGS="tests/test_config.py" for some
+	$(BIN)/python -m pytest -q -rs $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the floors of the architecture
 	$(BIN)/ruff check .
@@ -43,8 +44,8 @@ fmt: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
 
 clean: ## Remove the virtual environment and all caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
-	    .import_linter_cache
+	rm -rf $(VENV) tests/node/node_modules build dist *.egg-info .mypy_cache .pytest_cache \
+	    .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first: once its CPU build is there, the pin in the requirements is satisfied. It
@@ -60,3 +61,14 @@ $(STAMP): conf/requirements-cpu.txt conf/requirements-dev.txt setup.cfg
 	@$(PIP) install --no-deps -r conf/requirements-cpu.txt -r conf/requirements-dev.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Node is no requirement: without it, or its packages, the tests of Node's clients skip.
+$(NODE_STAMP): tests/node/package-lock.json
+	@if ! command -v npm >/dev/null; then \
+	    echo 'There is no npm here: the tests of Node clients will be skipped.'; \
+	elif npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --silent \
+	    --prefer-offline --fetch-retries=1 --fetch-timeout=30000; then \
+	    touch $@; \
+	else \
+	    echo 'npm ci failed: the tests of Node clients will be skipped.'; \
+	fi

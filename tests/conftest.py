@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from daemon_process import DaemonProcess
+from secure_daemon import SecureDaemon, start_secure_daemon
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +26,13 @@ def session_daemon() -> Iterator[DaemonProcess]:
 def daemon(session_daemon: DaemonProcess) -> DaemonProcess:
     """The same, by the name that most tests know it by."""
     return session_daemon
+
+
+@pytest.fixture(scope="session")
+def secure_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureDaemon]:
+    """A ready daemon with TLS and keys."""
+    secure = start_secure_daemon(tmp_path_factory.mktemp("secure"))
+    try:
+        yield secure
+    finally:
+        assert secure.process.stop() == 0, secure.process.log

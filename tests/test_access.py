@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from realtimed.config import Limits, Settings
+from realtimed.daemon import Daemon
 from realtimed.errors import ConfigError, Refusal
 from realtimed.server.access import (
     AccessPolicy,
@@ -406,3 +407,26 @@ async def test_an_address_has_as_many_sessions_as_the_limit_says() -> None:
         async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
             assert (await ask(stream))[0] == 101
             assert (await answer(served.port))[0] == 429
+
+
+# --- what the operator is told -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "with_keys", "warning"),
+    [
+        ("0.0.0.0", False, "everybody who reaches this address may connect"),
+        ("0.0.0.0", True, None),
+        ("127.0.0.1", False, None),
+        ("localhost", False, None),
+    ],
+)
+async def test_a_daemon_that_is_open_to_the_network_says_so_once(
+    keys: str, host: str, with_keys: bool, warning: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = Daemon(Settings(host=host, port=0, api_keys_file=keys if with_keys else None))
+    for listener in await daemon._listen():
+        await listener.aclose()
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == (warning is not None)
+    assert warning is None or warnings[0].startswith(warning)
