@@ -26,9 +26,14 @@ def run(argv: list[str]) -> int:
         "--max-sessions", type=int, metavar="N", help="sessions at once with this key"
     )
     args = parser.parse_args(argv)
-    key = sys.stdin.readline().rstrip("\r\n") if args.stdin else generate_key()
+    key = _given() if args.stdin else generate_key()
     line = key_line(args.name, key, args.max_sessions)
     if not args.stdin:
         print(f"The key of {args.name}, shown only now: {key}", file=sys.stderr)
     print(line)
     return 0
+
+
+def _given() -> str:
+    # Any bytes are text in Latin-1: a key that is not ASCII gets its error from `key_line`.
+    return sys.stdin.buffer.readline().decode("latin-1").rstrip("\r\n")

@@ -102,6 +102,24 @@ def test_served_names_are_a_list_in_toml_and_flags_and_commas_in_the_environment
     assert from_file(tmp_path, 'served_model_name = "a"').served_model_name == ("a",)
 
 
+def test_allowed_origins_are_a_list_in_the_same_ways(tmp_path: Path) -> None:
+    origins = ("https://a.example", "http://b.example:81")
+    text = 'allowed_origins = ["https://a.example", "http://b.example:81"]'
+    assert from_file(tmp_path, text).allowed_origins == origins
+    environ = {"REALTIMED_ALLOWED_ORIGINS": "https://a.example, http://b.example:81"}
+    assert serve(**environ).allowed_origins == origins
+    assert serve("--allowed-origins", *origins).allowed_origins == origins
+
+
+@pytest.mark.parametrize(("one", "other"), [("tls_cert", "tls_key"), ("tls_key", "tls_cert")])
+def test_certificate_and_key_come_together_from_wherever(one: str, other: str) -> None:
+    with pytest.raises(ConfigError, match=f"{one} is set without {other}") as error:
+        serve(flag_name(one), "x.pem")
+    message_of(error)
+    both = serve(flag_name(one), "x.pem", **{env_name(other): "y.pem"})
+    assert (value_of(both, one), value_of(both, other)) == ("x.pem", "y.pem")
+
+
 def test_variables_of_the_client_and_empty_ones_are_ignored() -> None:
     assert serve(REALTIMED_URL="ws://x", REALTIMED_API_KEY="secret", REALTIMED_PORT="") == serve()
 

@@ -12,6 +12,7 @@ import trustme
 from certificates import Certificate, make_certificate
 from cryptography import x509
 from echo_server import Served, ask, echo_server
+from trio_websocket import open_websocket_url
 
 from realtimed.client import InvalidUrl, NotReachable, Refused, connect
 from realtimed.config import Limits
@@ -85,6 +86,35 @@ async def test_a_close_is_told_by_tls_too_so_that_nobody_need_fear_a_cut(
         while data := await stream.receive_some():
             answer += data
         assert answer == b"\x88\x02\x03\xe8"
+
+
+async def test_large_messages_pass_both_ways_at_once(certificate: Certificate) -> None:
+    message = bytes(range(256)) * 8_192
+    async with echo_server(**certificate.settings) as served:
+        async with open_websocket_url(
+            served.url, trusting(certificate), max_message_size=len(message)
+        ) as socket:
+
+            async def send() -> None:
+                for _ in range(4):
+                    await socket.send_message(message)
+
+            async with trio.open_nursery() as nursery:  # ends when all four are back
+                nursery.start_soon(send)
+                for _ in range(4):
+                    assert await socket.get_message() == message
+
+
+async def test_a_peer_that_vanishes_in_a_session_is_no_error(
+    certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with echo_server(**certificate.settings) as served:
+        stream = await dial(served, trusting(certificate))
+        assert (await ask(stream))[0] == 101
+        await stream.send_all(b"\x81\x82\x00\x00\x00\x00h")
+        await stream.transport_stream.aclose()
+        await no_connections(served)
+    assert caplog.records == []
 
 
 async def test_refusals_arrive_whole_over_tls(certificate: Certificate) -> None:

@@ -1,8 +1,8 @@
 """Who may connect, and how often: origins, API keys, and counts per key and address. Sans-IO.
 
-The listener asks in this order: `connected` when TCP is, `identify` when the upgrade has been
-read, `begin_session` when everything else lets it in. Each raises a `Refusal`; each of the two
-that count has a counterpart that is called in any case.
+The listener counts a connection first (`connected`), asks whose upgrade it is when it has read one
+(`identify`), and counts the session when everything else lets it in (`begin_session`). What says no
+raises a `Refusal`.
 """
 
 import ipaddress

@@ -41,7 +41,7 @@ class ServerTls:
         """
         not_after = _check_dates(cert)
         # A context of its own, and not another certificate in the old one: that keeps one for each
-        # kind of key, and would go on to show an old RSA certificate beside a new ECDSA one.
+        # kind of key, and would go on to show an old ECDSA certificate beside a new RSA one.
         self._context = _context(cert, key)
         self.not_after = not_after
 
