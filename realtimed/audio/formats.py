@@ -16,8 +16,11 @@ from realtimed.audio.pcm import decode_pcm16
 MIN_SAMPLE_RATE: Final = 8_000
 MAX_SAMPLE_RATE: Final = 48_000
 
-# "MQ" saves 2 µs a chunk and holds back a little more: nothing to trade quality for.
 _QUALITY = "HQ"
+# soxr's variable-rate filter works sample by sample where the other works in blocks: from 8 kHz
+# it holds back 30 ms instead of 115, from 24 kHz 10 instead of 37. Above this rate it costs more
+# than 80 µs for 80 ms of audio, and the blocks are short (docs/performance.md).
+_LAST_VARIABLE_RATE = 32_000
 _PCM32 = np.dtype("<i4")
 _SCALE32 = np.float32(2.0**-31)
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
@@ -129,11 +132,12 @@ def _decode_whole(
 class AudioDecoder:
     """One stream of mono audio bytes to float32 samples at `target_rate`.
 
-    How the stream is divided into chunks does not change the samples. Resampling has linear phase
-    and no offset: output sample n is the sound at n / `target_rate` seconds. It holds back what
-    its filter has not seen the future of, and works in blocks: with a target of 16 kHz `produced`
-    is at most 590 samples (37 ms) behind at 24 and 48 kHz, 650 (41 ms) at 44.1 kHz and 1,860
-    (116 ms) at 8 kHz. Nothing is held back where the rates are equal.
+    How the stream is divided into chunks does not change the samples. Resampling has linear phase:
+    output sample n is the sound at n / `target_rate` seconds, or up to 0.12 ms earlier. It is flat
+    to 0.9 of the narrower band and holds back what its filter has not seen the future of: with a
+    target of 16 kHz `produced` is at most 480 samples (30 ms) behind at 8 kHz, 160 (10 ms) at 24
+    kHz, 590 (37 ms) at 48 kHz and 650 (41 ms) at 44.1 kHz. Nothing is held back where the rates
+    are equal.
     """
 
     def __init__(self, encoding: str, sample_rate: int, target_rate: int = 16_000) -> None:
@@ -150,7 +154,12 @@ class AudioDecoder:
         self._resampler: Any = None
         if sample_rate != target_rate:
             self._resampler = soxr.ResampleStream(
-                sample_rate, target_rate, 1, dtype="float32", quality=_QUALITY
+                sample_rate,
+                target_rate,
+                1,
+                dtype="float32",
+                quality=_QUALITY,
+                vr=sample_rate <= _LAST_VARIABLE_RATE,
             )
         self._consumed = 0
         self._produced = 0
