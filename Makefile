@@ -3,21 +3,23 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+AGENTS ?= .venv-agents
 ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODE_STAMP := tests/node/node_modules/.installed
+AGENTS_STAMP := $(AGENTS)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The one pin of torch is in the requirements; only its CPU build will do.
 TORCH := $(shell sed -n 's/^torch==.*/&+cpu/p' conf/requirements-cpu.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve bench test lint fmt clean
+.PHONY: help venv demo serve bench test test-agents lint fmt clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 venv: $(STAMP) $(NODE_STAMP) ## Make the virtual environment: CPU engine, development tools
 
@@ -33,6 +35,10 @@ bench: $(STAMP) ## The daemon beside vLLM's own server, in one run
 test: $(STAMP) $(NODE_STAMP) ## Run all tests; ARGS="tests/test_config.py" for some
 	$(BIN)/python -m pytest -q -rs $(ARGS)
 
+test-agents: $(STAMP) $(AGENTS_STAMP) ## Run LiveKit's and pipecat's own clients against the daemon (800 MB more)
+	REALTIMED_AGENTS_PYTHON=$(abspath $(AGENTS)/bin/python) \
+	    $(BIN)/python -m pytest -q -rA tests/test_real_agents.py $(ARGS)
+
 lint: $(STAMP) ## Check style, types and the floors of the architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,8 +50,8 @@ fmt: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
 
 clean: ## Remove the virtual environment and all caches
-	rm -rf $(VENV) tests/node/node_modules build dist *.egg-info .mypy_cache .pytest_cache \
-	    .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(AGENTS) tests/node/node_modules build dist *.egg-info .mypy_cache \
+	    .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first: once its CPU build is there, the pin in the requirements is satisfied. It
@@ -62,6 +68,7 @@ $(STAMP): conf/requirements-cpu.txt conf/requirements-dev.txt setup.cfg
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+<<<<<<< HEAD
 # Node is no requirement: without it, or its packages, the tests of Node's clients skip.
 $(NODE_STAMP): tests/node/package-lock.json
 	@if ! command -v npm >/dev/null; then \
@@ -72,3 +79,9 @@ $(NODE_STAMP): tests/node/package-lock.json
 	else \
 	    echo 'npm ci failed: the tests of Node clients will be skipped.'; \
 	fi
+=======
+$(AGENTS_STAMP): conf/requirements-agents.txt
+	@$(PYTHON) -m venv $(AGENTS)
+	@$(AGENTS)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
+	@touch $@
+>>>>>>> 4f27b55 (Run LiveKit's and pipecat's own clients, in an environment of their own)
