@@ -25,8 +25,9 @@ rules for each:
 * `BY_BUFFER`: audio begins an utterance, a commit ends it; each commit has its answer.
 * `BY_SPEECH` (`turn_detection` is on): speech begins an utterance, as far before its onset as
   the prefix reaches into audio that is not claimed; a pause ends it, and audio from there on is
-  kept. A final commit ends it, too; if speech is still going on (`speaking`), the next one begins
-  at the same sample, so that no speech is lost. A commit that is not final means nothing.
+  kept. A final commit ends it, too, and the turn goes on (`speaking`): once more speech is
+  reported, the next utterance begins at the same sample, so that no speech is lost; if none is,
+  there is no further utterance. A commit that is not final means nothing.
 
 A choice that is changed while an utterance is open leaves it open; the rules that hold from
 then on end it.
@@ -195,16 +196,19 @@ class Session:
 
     def drain(self) -> list[Action]:
         """No more will be read: the open utterance ends with what has been received."""
+        goes_on = self.speaking and self.phase is Phase.IDLE and self.kept > 0
         self._detect_turns(None)  # so that a late onset begins nothing
         self._begin_again = False
-        return self._end_here(self._here) if self.phase is Phase.LISTENING else []
+        begin = self._begin(self._claimed) if goes_on else []
+        return begin + (self._end_here(self._here) if self.phase is Phase.LISTENING else [])
 
     # --- what the detector of speech reports ----------------------------------------------
 
     def speech_started(self, at: int, prefix: int) -> list[Action]:
         """Speech began at session position `at`; up to `prefix` samples before belong to it.
 
-        `at` is at most `received`, and `prefix` not negative.
+        `at` is at most `received`, and `prefix` not negative. Told while speech is going on, it
+        says that it still does: behind a commit that begins the next utterance.
         """
         return self._transition(Cause.SPEECH, Mark(at, max(self._claimed, at - prefix)))
 
@@ -304,8 +308,8 @@ class Session:
         return [end, *told, *self._begin_next()]
 
     def _begin_next(self) -> list[Action]:
-        """What is to begin as soon as another utterance has ended: a turn, or one remembered."""
-        if not (self._begin_again or self.speaking):
+        """What is to begin as soon as another utterance has ended, if one is remembered."""
+        if not self._begin_again:
             return []
         self._begin_again = False
         return self._begin(self._claimed)
@@ -314,9 +318,11 @@ class Session:
         return self._begin(self._claimed)
 
     def _begin_turn(self, mark: Mark) -> list[Action]:
+        begin = self._begin(mark.edge)
+        if self.speaking:
+            return begin  # the turn was told of before the commit
         self.speaking = True
-        [begin] = self._begin(mark.edge)
-        return [self._tell(SpeechStarted, mark), begin]
+        return [self._tell(SpeechStarted, mark), *begin]
 
     def _end_here(self, mark: Mark) -> list[Action]:
         return self._end(mark.edge)
@@ -342,7 +348,7 @@ class Session:
         self.phase = Phase.IDLE
         return self._begin_next()
 
-    def _pause_when_failed(self, mark: Mark) -> list[Action]:
+    def _pause_without_utterance(self, mark: Mark) -> list[Action]:
         stopped: list[Action] = [self._tell(SpeechStopped, mark)] if self.speaking else []
         self.phase, self.speaking = Phase.IDLE, False
         return stopped
@@ -432,10 +438,11 @@ BY_BUFFER = BY_COMMIT | {
 BY_SPEECH = BY_COMMIT | {
     (Phase.IDLE, Cause.BEGIN): Session._nothing,
     (Phase.IDLE, Cause.SPEECH): Session._begin_turn,
+    (Phase.IDLE, Cause.PAUSE): Session._pause_without_utterance,
     (Phase.LISTENING, Cause.BEGIN): Session._nothing,
     (Phase.LISTENING, Cause.SPEECH): Session._speech_when_open,
     (Phase.LISTENING, Cause.PAUSE): Session._end_turn,
     (Phase.FAILED, Cause.BEGIN): Session._nothing,
-    (Phase.FAILED, Cause.PAUSE): Session._pause_when_failed,
+    (Phase.FAILED, Cause.PAUSE): Session._pause_without_utterance,
 }
 """With turn detection: the same, save for these."""

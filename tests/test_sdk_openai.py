@@ -119,6 +119,58 @@ def test_a_commit_of_nothing_is_no_error(daemon: DaemonProcess) -> None:
     assert done.transcript == ""
 
 
+@pytest.mark.parametrize("detected", [True, False])
+def test_commits_among_turns_lose_no_word_and_make_no_empty_item(
+    daemon: DaemonProcess, detected: bool
+) -> None:
+    """`detected`: a commit comes when the turn that it ends has been found, or long before."""
+    parts = (load_sample("digits"), quiet(1), load_sample("callsign"), quiet(1.5))
+    audio = np.concatenate(parts)
+    # In the pause after a word, between two words without one, and at the end of what is said.
+    cuts = [round(seconds * SAMPLE_RATE) for seconds in (2.5, 4.05, 5.3)]
+
+    async def talk_and_commit() -> list[Any]:
+        events: list[Any] = []
+        ended: set[str] = set()
+        async with client(daemon, openai.AsyncOpenAI).realtime.connect(
+            extra_query={"intent": "transcription"}
+        ) as connection:
+            for part in np.split(audio, cuts):
+                for chunk in chunks(at_24_khz(part)):
+                    await connection.input_audio_buffer.append(audio=chunk)
+                if len(part) == len(audio) - cuts[-1]:
+                    continue
+                if detected:
+                    async for event in connection:
+                        events.append(event)
+                        if (
+                            event.type.endswith("transcription.delta")
+                            and event.item_id not in ended
+                        ):
+                            ended.add(event.item_id)
+                            break
+                await connection.input_audio_buffer.commit()
+            async for event in connection:
+                events.append(event)
+                assert event.type != "error", event
+                # The turn that follows shows that nothing came before it.
+                if len(of_type(events, "conversation.item.done")) > len(cuts):
+                    return events
+        raise AssertionError("the server hung up")
+
+    events = run(talk_and_commit())
+    done = of_type(events, "conversation.item.input_audio_transcription.completed")
+    assert len(done) == len(cuts) + 1
+    assert all(event.transcript for event in done)
+    heard = " ".join(event.transcript for event in done)
+    spoken = f"{manifest()['digits'].text} {manifest()['callsign'].text}"
+    assert word_errors(spoken, heard) <= 1, heard
+    told = [event.type for event in events if "speech_st" in event.type]
+    assert told == ["input_audio_buffer.speech_started", "input_audio_buffer.speech_stopped"] * (
+        len(told) // 2
+    )
+
+
 def test_g711_is_understood(daemon: DaemonProcess) -> None:
     text, audio = manifest()["digits"].text, load_sample("digits")
     narrow = np.asarray(soxr.resample(audio, SAMPLE_RATE, 8_000), np.int16)

@@ -237,10 +237,12 @@ def test_an_onset_found_late_does_not_reach_behind_a_final() -> None:
     assert one.speech_started(16_000, 4_800)[1] == Begin(1, 20_000)
 
 
-def test_an_utterance_that_began_after_the_pause_is_empty() -> None:
+def test_a_pause_before_a_final_ends_the_turn_and_no_further_utterance() -> None:
     one = speaking(received=40_000)
     one.commit(FINAL)
-    assert one.speech_stopped(32_000, 39_000)[1] == End(1, 40_000)
+    assert one.speech_stopped(32_000, 39_000) == [Emit(SpeechStopped(0, 2.0))]
+    assert one.unfinished == 1
+    assert not one.speaking
 
 
 def test_silence_that_was_let_go_of_belongs_to_no_utterance() -> None:
@@ -255,7 +257,7 @@ def test_nothing_is_forgotten_of_an_open_utterance() -> None:
     one = speaking()
     one.forget(30_000)
     assert one.claimed == 16_000
-    assert one.commit(FINAL) == [End(0, 32_000), Begin(1, 32_000)]
+    assert one.commit(FINAL) == [End(0, 32_000)]
 
 
 @pytest.mark.parametrize("phase", [Phase.IDLE, Phase.LISTENING, Phase.FAILED])
@@ -269,8 +271,10 @@ def test_a_commit_that_is_not_final_means_nothing(phase: Phase) -> None:
 
 def test_a_final_while_somebody_speaks_loses_no_speech() -> None:
     one = speaking(received=32_000)
-    assert one.commit(FINAL) == [End(0, 32_000), Begin(1, 32_000)]
+    assert one.commit(FINAL) == [End(0, 32_000)]
     one.audio(16_000)
+    assert one.speech_started(34_000, 4_800) == [Begin(1, 32_000)]
+    assert one.speech_started(35_000, 4_800) == []
     assert one.speech_stopped(40_000, 48_000) == [Emit(SpeechStopped(1, 2.5)), End(1, 48_000)]
 
 
@@ -302,7 +306,8 @@ def test_a_final_after_a_failure_goes_on_with_the_speech() -> None:
     one = speaking(received=32_000)
     one.failed(0, EngineFailed("broken"))
     one.audio(1_000)
-    assert one.commit(FINAL) == [Begin(1, 33_000)]
+    assert one.commit(FINAL) == []
+    assert one.speech_started(34_000, 4_800) == [Begin(1, 33_000)]
 
 
 def test_speech_told_twice_is_one_turn() -> None:
@@ -351,6 +356,13 @@ def test_drain_ends_the_turn_and_a_late_onset_begins_none() -> None:
     one = speaking(received=32_000)
     assert one.drain() == [End(0, 32_000)]
     assert one.speech_started(31_000, 0) == []
+
+
+def test_drain_takes_what_goes_on_behind_a_final() -> None:
+    one = speaking(received=32_000)
+    one.commit(FINAL)
+    one.audio(8_000)
+    assert one.drain() == [Begin(1, 32_000), End(1, 40_000)]
 
 
 # --- what is told only to those who asked -------------------------------------------------
@@ -440,7 +452,8 @@ def test_clear_with_speech_going_on_begins_the_rest_of_it_anew() -> None:
     session.configure(Configure("m", turn_detection=ServerVad()))
     session.audio(1_000)
     session.speech_started(500, 100)
-    assert session.clear() == [Cancel(0, 1_000), Begin(1, 1_000), Emit(Cleared())]
+    assert session.clear() == [Cancel(0, 1_000), Emit(Cleared())]
+    assert session.speech_started(1_000, 0) == [Begin(1, 1_000)]
 
 
 def test_updates_are_confirmed_by_buffer() -> None:

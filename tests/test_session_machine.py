@@ -60,8 +60,7 @@ class NaiveSession:
         return [("end", self.begun - 1, at), *self.next()]
 
     def next(self) -> list[tuple[str, int, int]]:
-        wanted = self.again or self.speaking
-        self.again = False
+        wanted, self.again = self.again, False
         return self.begin(self.floor) if wanted else []
 
     def commit(self, final: bool, unfinished: int) -> list[tuple[str, int, int]]:
@@ -82,11 +81,12 @@ class NaiveSession:
         return []
 
     def speech_started(self, at: int, prefix: int) -> list[tuple[str, int, int]]:
-        if not self.vad or self.failed or self.speaking:
+        if not self.vad or self.failed or (self.open and self.speaking):
             return []
-        self.speaking = True
         begun = [] if self.open else self.begin(max(self.floor, at - prefix))
-        return [("started", self.begun - 1, at), *begun]
+        told = [] if self.speaking else [("started", self.begun - 1, at)]
+        self.speaking = True
+        return [*told, *begun]
 
     def speech_stopped(self, at: int, upto: int) -> list[tuple[str, int, int]]:
         if not self.vad:
@@ -106,6 +106,11 @@ class NaiveSession:
     def forget(self, position: int) -> None:
         if not self.open:
             self.floor = max(self.floor, position)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a turn goes on behind a commit."""
+        return self.speaking and self.configured and self.kept > 0
 
     @property
     def kept(self) -> int:
@@ -308,9 +313,10 @@ class SessionMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever happened, a drain leaves only utterances that can finish, each once."""
-        last = len(self.utterances) - 1
+        begun = self.naive.begin(self.naive.floor) if self.naive.goes_on else []
+        last = self.naive.begun - 1
         ended = [("end", last, self.naive.received)] if self.naive.open else []
-        self.perform(self.session.drain(), ended)
+        self.perform(self.session.drain(), [*begun, *ended])
         self.perform(self.session.speech_started(self.naive.received, 0), [])
         while (number := self.first_unfinished()) is not None:
             assert self.utterances[number].end is not None

@@ -536,6 +536,26 @@ def test_turns_are_segments_of_one_done() -> None:
     assert last["usage"]["prompt_audio_seconds"] == 4
 
 
+def test_a_turn_that_stops_after_its_flush_still_has_its_done() -> None:
+    one = codec()
+    one.decode(update(turn_detection={}))
+    events = told(
+        one,
+        SpeechStarted(0, 1.0),
+        TextDelta(0, " one"),
+        Committed(0),
+        SpeechStopped(0, 2.0),
+        UtteranceDone(0, " one", USAGE),
+    )
+    assert [event["type"] for event in events] == [
+        "turn.start",
+        "transcription.text.delta",
+        "turn.end",
+        "transcription.done",
+    ]
+    assert events[-1]["text"] == "one"
+
+
 texts = st.lists(st.text(" \tab", min_size=1, max_size=4), max_size=4)
 
 

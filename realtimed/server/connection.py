@@ -12,12 +12,11 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from realtimed.audio.formats import AudioDecoder, bytes_per_sample
-from realtimed.audio.turns import SpeechStarted, SpeechStopped, TurnDetection, TurnDetector
-from realtimed.audio.vad import WINDOW_SAMPLES
 from realtimed.config import Limits
 from realtimed.errors import Draining, Ended, IdleTimeout, InvalidAudio, SlowReader, WireError
 from realtimed.server.access import Identity
 from realtimed.server.outbox import Outbox
+from realtimed.server.turns import Turns
 from realtimed.server.websocket import SocketClosed, WebSocket
 from realtimed.session import Action, Begin, Cancel, Emit, End, Phase, Session, refuse
 from realtimed.transcription.buffer import AudioBuffer
@@ -76,8 +75,7 @@ class Connection:
     _failure: Exception | None = field(init=False, default=None)
     _all_tasks: trio.CancelScope = field(init=False)
     _wanted: ServerVad | None = field(init=False, default=None)
-    _turns: TurnDetection = field(init=False)
-    _detector: TurnDetector = field(init=False)
+    _turns: Turns = field(init=False)
     _waiting_since: float = field(init=False, default=math.inf)
     """Trio's time when the receive loop began to wait for a message; infinite if it does not."""
 
@@ -342,33 +340,22 @@ class Connection:
         wanted, hearing = self.session.turn_detection, self.buffer.hearing
         if wanted == self._wanted:
             return
-        if self._wanted is not None and self._detector.speaking:
-            # The new detection knows nothing of the turn that is open: it ends here.
-            self._perform(self.session.speech_stopped(hearing.judged, hearing.judged))
+        if self._wanted is not None:
+            self._perform(self._turns.finish(hearing.judged))
         self._wanted = wanted
         if wanted is None:
             hearing.on_window, hearing.always = None, self.recognition.policy.gate is not None
             return
-        self._turns = TurnDetection(
-            wanted.threshold, wanted.prefix_padding_ms, wanted.silence_duration_ms
-        )
-        self._detector = TurnDetector(self._turns)
+        self._turns = Turns(self.session, wanted)
         hearing.on_window = self._on_window
         self.buffer.listen(self.buffer.ring.start)
 
     def _on_window(self, probability: float, end: int) -> None:
-        prefix = self._turns.prefix_padding_samples
-        if end <= self.session.claimed:
-            return  # detection is behind a final commit; that audio has had its utterance
-        match self._detector.push(probability, end):
-            case SpeechStarted(at):
-                self._perform(self.session.speech_started(at, prefix))
-            case SpeechStopped(at):
-                self._perform(self.session.speech_stopped(at, end))
-        if not self.session.unfinished:
-            # Nobody speaks: what is older than the padding of a turn will not be asked for.
-            self.session.forget(end - prefix - WINDOW_SAMPLES)
-            self.buffer.release(end - prefix - WINDOW_SAMPLES)
+        self._perform(self._turns.window(probability, end))
+        position = self._turns.needed_from(end)
+        if position is not None:
+            self.session.forget(position)
+            self.buffer.release(position)
 
     # --- to the client --------------------------------------------------------------------
 

@@ -187,6 +187,8 @@ class MistralCodec:
         self._heard = False
         """Whether audio has come."""
         self._stretch = Stretch()
+        self._committed: int | None = None
+        """The utterance that ended last: a turn that stops after it was ended by a flush."""
 
     def configuration(self) -> Configure:
         """Everything holds without being asked for; many clients never send `session.update`.
@@ -248,20 +250,28 @@ class MistralCodec:
                 return [_Delta(text)] if text else []
             case UtteranceDone():
                 return self._done(event)
-            case SpeechStarted():
-                self._stretch.started[event.utterance] = event.at
-                return [_TurnStart(round(event.at, 3))]
-            case SpeechStopped():
-                self._stretch.stopped[event.utterance] = event.at
-                return [_TurnEnd(round(event.at, 3))]
+            case SpeechStarted() | SpeechStopped():
+                return [self._turn(event)]
             case ErrorOccurred():
                 return [self._error(event)]
             case SessionCreated():
                 return [_SessionCreated(self._session(AudioFormat(), None))]
             case SessionUpdated():
                 return [_SessionUpdated(self._session(self._format, self._turn_detection))]
-            case Committed() | Cleared() | Warned():
+            case Committed():
+                self._committed = event.utterance
                 return []
+            case Cleared() | Warned():
+                return []
+
+    def _turn(self, event: SpeechStarted | SpeechStopped) -> msgspec.Struct:
+        at = round(event.at, 3)
+        if isinstance(event, SpeechStarted):
+            self._stretch.started[event.utterance] = event.at
+            return _TurnStart(at)
+        if event.utterance != self._committed:
+            self._stretch.stopped[event.utterance] = event.at
+        return _TurnEnd(at)
 
     def _session(self, audio_format: AudioFormat, turns: ServerVad | None) -> _Session:
         spelt = mistral_session.turn_detection_to_wire(turns)
