@@ -12,7 +12,7 @@ import trio
 from daemon_process import DaemonProcess
 from raw_client import RawClient, raw_client
 from speech import load_sample, manifest, word_errors
-from trio_websocket import ConnectionClosed
+from trio_websocket import ConnectionClosed, ConnectionRejected, open_websocket_url
 
 from realtimed.client import Unavailable, connect
 
@@ -42,7 +42,7 @@ def tight() -> Iterator[DaemonProcess]:
     """A daemon with a limit for everything, each of them within reach."""
     flags = [word for key, value in LIMITS.items() for word in (f"--limits.{key}", str(value))]
     engine = ["--engine.max-model-len", str(MAX_MODEL_LEN), "--engine.max-num-seqs", str(SESSIONS)]
-    engine += ["--max-sessions", str(SESSIONS)]
+    engine += ["--max-sessions", str(SESSIONS), "--strict-model-names"]
     process = DaemonProcess(*flags, *engine)
     try:
         yield process.wait_ready()
@@ -67,6 +67,19 @@ async def slots_are_free(daemon: DaemonProcess) -> None:
     with trio.fail_after(10):
         while (await daemon.counts()).connections:
             pass
+
+
+async def test_where_names_are_strict_the_urls_model_must_be_served(tight: DaemonProcess) -> None:
+    await slots_are_free(tight)
+    url = f"{tight.url}/v1/audio/transcriptions/realtime?model="
+    with pytest.raises(ConnectionRejected) as raised:
+        async with open_websocket_url(f"{url}voxtral-mini-transcribe-realtime"):
+            pass
+    assert raised.value.status_code == 404
+    assert json.loads(raised.value.body)["code"] == "model_not_found"
+    async with open_websocket_url(f"{url}realtimed-demo") as socket:
+        session = json.loads(await socket.get_message())["session"]
+    assert session["model"] == "realtimed-demo"
 
 
 async def test_sessions_over_the_limit_are_refused_over_http(tight: DaemonProcess) -> None:

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable
 from typing import Final
 
+from realtimed.errors import Refusal
 from realtimed.server.handshake import Upgrade
 from realtimed.wire.codec import Codec, Opening
 from realtimed.wire.mistral import MistralCodec
@@ -12,6 +13,7 @@ from realtimed.wire.openai import OpenAICodec
 from realtimed.wire.openai_beta import OpenAIBetaCodec
 from realtimed.wire.undecided import Undecided
 from realtimed.wire.vllm import VllmCodec
+from realtimed.wire.vllm_options import shown
 
 MakeCodec = Callable[[Opening], Codec]
 
@@ -30,14 +32,33 @@ _OPENAI_AGENTS: Final = ("OpenAI/", "AsyncOpenAI/", "LiveKit Agents")
 
 
 def choose(upgrade: Upgrade) -> MakeCodec | None:
-    """The dialect of a valid upgrade; `None` for a path that is not served."""
-    if upgrade.path in _BY_PATH:
-        return _BY_PATH[upgrade.path]
-    if upgrade.path != _REALTIME:
-        return None
-    if "realtime=v1" in (upgrade.header(b"openai-beta") or ""):
-        return OpenAIBetaCodec
-    return OpenAICodec if _looks_like_openai(upgrade) else _undecided
+    """The dialect of a valid upgrade; `None` for a path that is not served.
+
+    Raises: `Refusal` for an upgrade that joins a call, which is no transcription.
+    """
+    make = _BY_PATH.get(upgrade.path, _undecided if upgrade.path == _REALTIME else None)
+    if make is not None and "call_id" in upgrade.query:
+        raise Refusal(400, "bad_request", "Calls cannot be joined here: leave `call_id` out.")
+    if make is OpenAICodec or make is _undecided:
+        if _looks_like_beta(upgrade):
+            return OpenAIBetaCodec
+        if _looks_like_openai(upgrade):
+            return OpenAICodec
+    return make
+
+
+def check_model(upgrade: Upgrade, served_names: tuple[str, ...]) -> None:
+    """For servers that are strict about names. Raises: `Refusal` if the URL's is not served."""
+    model = _requested_model(upgrade)
+    if model and model not in served_names:
+        public = ", ".join(name for name in served_names if not name.startswith("/"))
+        message = f"The model `{shown(model)}` does not exist. Served here: {public or 'one'}."
+        raise Refusal(404, "model_not_found", message)
+
+
+def _looks_like_beta(upgrade: Upgrade) -> bool:
+    header = upgrade.header(b"openai-beta") or ""
+    return "realtime=v1" in header or "openai-beta.realtime-v1" in upgrade.subprotocols
 
 
 def _looks_like_openai(upgrade: Upgrade) -> bool:
@@ -60,6 +81,10 @@ def opening(upgrade: Upgrade, served_names: tuple[str, ...], *, strict: bool) ->
         session_id=f"sess-{uuid.uuid4().hex[:16]}",
         created=int(time.time()),
         served_names=served_names,
-        requested_model=upgrade.query.get("model", [""])[0][:200],
+        requested_model=_requested_model(upgrade),
         strict_model_names=strict,
     )
+
+
+def _requested_model(upgrade: Upgrade) -> str:
+    return upgrade.query.get("model", [""])[0][:200]

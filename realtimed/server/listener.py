@@ -159,6 +159,8 @@ class Server:
             raise Refusal(503, "loading", "The model is still loading.", retry_after_s=10)
         if self.state is State.DRAINING:
             raise Refusal(503, "draining", "The daemon is stopping.", retry_after_s=30)
+        if self.strict_model_names and self.recognition is not None:
+            dialects.check_model(upgrade, self.recognition.engine.info.served_names)
         if self._reserved >= self.max_sessions:
             message = f"All {self.max_sessions} sessions are taken."
             raise Refusal(503, "full", message, retry_after_s=5)
