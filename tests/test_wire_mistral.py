@@ -146,15 +146,19 @@ def test_what_asks_for_nothing_is_no_error() -> None:
     assert codec().decode(append(b"")) == ()
 
 
+def test_hints_are_taken_and_the_session_does_not_claim_them() -> None:
+    one = codec()
+    hints = update(language="en", context_bias=["Kubernetes"], target_streaming_delay_ms=480)
+    assert one.decode(hints) == (Configure(""),)
+    [updated] = told(one, SessionUpdated())
+    assert set(updated["session"]) == {"request_id", "model", "audio_format", "turn_detection"}
+
+
 @pytest.mark.parametrize(
     ("session", "error", "named"),
     [
-        ({"language": "en"}, UnsupportedOption, "language"),
         ({"diarize": True}, UnsupportedOption, "diarize"),
-        ({"context_bias": ["Kubernetes"]}, UnsupportedOption, "context_bias"),
         ({"speaker_references": {"Ann": "AAAA"}}, UnsupportedOption, "speaker_references"),
-        ({"target_streaming_delay_ms": 480}, UnsupportedOption, "target_streaming_delay_ms"),
-        ({"target_streaming_delay_ms": 0}, UnsupportedOption, "target_streaming_delay_ms"),
         ({"audio_format": []}, InvalidEvent, "audio_format"),
         ({"audio_format": {}}, InvalidEvent, "encoding"),
         ({"audio_format": {"encoding": "pcm_s16le"}}, InvalidEvent, "sample_rate"),
@@ -490,6 +494,19 @@ def test_an_utterance_begins_without_a_space() -> None:
 def test_an_empty_flush_has_one_done() -> None:
     [done] = told(codec(), UtteranceDone(0, "", Usage(0, 0, 0.0)))
     assert (done["type"], done["text"]) == ("transcription.done", "")
+
+
+def test_segments_have_both_times_or_are_left_out_of_the_done() -> None:
+    """LiveKit adds to both without asking whether they are there."""
+    one = codec()
+    one.decode(update(turn_detection={}))
+    events = told(
+        one,
+        SpeechStarted(0, 1.0),
+        Committed(0),
+        UtteranceDone(0, " one", USAGE),
+    )
+    assert "segments" not in events[-1]
 
 
 def test_turns_are_segments_of_one_done() -> None:

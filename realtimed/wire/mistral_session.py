@@ -1,7 +1,9 @@
 """The options of a `session.update` in Mistral's dialect: what is served, and what is refused.
 
-Options are honest, as in `vllm_options.py`: what asks for something that is not served is an
-error that names it, and what asks for nothing (null, false, empty) gets no answer.
+What would change the events is honest, as in `vllm_options.py`: asking for something that is not
+served is an error that names it, and asking for nothing (null, false, empty) gets no answer. Hints
+that concern only the quality of a transcript are taken without effect, since agents take an error
+as the end; the session that they are told does not have them.
 
 `turn_detection` is Mistral's own: `start_threshold` and `min_silence_ms` are served. The other
 members can only be what they are by default here, which is what the SDK fills in: the detector
@@ -24,6 +26,7 @@ MAX_RATE: Final = 48_000
 """Sample rates that are served, in Hz."""
 
 _SERVED: Final = ("audio_format", "turn_detection")
+_HINTS: Final = ("language", "context_bias", "target_streaming_delay_ms")
 _THRESHOLD: Final = Annotated[float, Meta(gt=0, lt=1)]
 _SILENCE: Final = Annotated[int, Meta(ge=100, le=10_000)]
 _UNSERVED_DEFAULTS: Final[dict[str, float | None]] = {
@@ -46,7 +49,7 @@ def read(session: Mapping[str, Any]) -> Asked:
     Raises: `InvalidEvent`, `UnsupportedOption`.
     """
     for name, value in session.items():
-        if name not in _SERVED and not _asks_nothing(value):
+        if name not in (*_SERVED, *_HINTS) and not _asks_nothing(value):
             raise UnsupportedOption(
                 f"Unsupported option: `{shown(name)}`. Served here: {' and '.join(_SERVED)}; "
                 "leave the rest out."

@@ -83,7 +83,7 @@ class Stretch:
         usage.prompt_audio_seconds = round(self._seconds)
         start, end = self._times(event)
         segment = Segment(event.text.strip(), start, end)
-        if segment.text and (start is not None or end is not None):
+        if segment.text and start is not None and end is not None:
             self._segments.append(_SegmentChunk(segment.text, start, end))
         return segment
 
