@@ -49,6 +49,7 @@ from msgspec import UNSET
 
 from realtimed.errors import ModelNotFound, ModelNotValidated, WireError
 from realtimed.wire.events import (
+    LOGPROBS,
     WARNINGS,
     WORDS,
     Cleared,
@@ -62,6 +63,7 @@ from realtimed.wire.events import (
     SpeechStarted,
     SpeechStopped,
     TextDelta,
+    TokenLogprob,
     Usage,
     UtteranceDone,
     Warned,
@@ -155,7 +157,7 @@ class Session:
     turn_detection: ServerVad | None = None
     """Set: utterances are turns of speaking. `None`: commits delimit them."""
     include: frozenset[str] = frozenset()
-    """What the client wants to be told beyond text: `WORDS`, `WARNINGS`."""
+    """What the client wants to be told beyond text: `WORDS`, `WARNINGS`, `LOGPROBS`."""
     speaking: bool = False
     """With turn detection: whether speech has begun and not yet ended."""
     _claimed: int = 0
@@ -230,13 +232,20 @@ class Session:
     # --- what recognition reports ---------------------------------------------------------
 
     def text(
-        self, utterance: int, text: str, start: float | None = None, end: float | None = None
+        self,
+        utterance: int,
+        text: str,
+        start: float | None = None,
+        end: float | None = None,
+        logprobs: tuple[TokenLogprob, ...] | None = None,
     ) -> list[Action]:
         """Text to append to an unfinished utterance, spoken from `start` to `end` (seconds)."""
         self._texts[utterance].append(text)
         if WORDS not in self.include:
             start = end = None
-        return [Emit(TextDelta(utterance, text, start, end))]
+        if LOGPROBS not in self.include:
+            logprobs = None
+        return [Emit(TextDelta(utterance, text, start, end, logprobs))]
 
     def done(self, utterance: int, usage: Usage, words: tuple[Word, ...] = ()) -> list[Action]:
         """The utterance is complete; `words` are all of its words."""

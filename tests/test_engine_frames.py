@@ -47,13 +47,18 @@ def understood(message: Sequence[Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("token", [0, 33, 127, 128, 65_536, 131_071, 2**31])
-def test_a_filled_template_decodes_to_the_same_request(requests: FrameRequests, token: int) -> None:
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_a_filled_template_decodes_to_the_same_request(
+    requests: FrameRequests, token: int, logprobs: bool
+) -> None:
     encode = MsgpackEncoder(INLINE).encode
-    template = FrameTemplate(requests, encode, "rt-7", SAMPLES)
+    template = FrameTemplate(requests, encode, "rt-7", SAMPLES, logprobs=logprobs)
     filled = template.fill([token], audio(token))
     assert filled is not None
-    expected = encode(requests.frame("rt-7", [token], audio(token)))
+    expected = encode(requests.frame("rt-7", [token], audio(token), logprobs=logprobs))
     assert understood([filled]) == understood(expected)
+    asked = decoder.decode([filled]).sampling_params.logprobs
+    assert asked == (0 if logprobs else None)
 
 
 def test_every_frame_has_an_identifier_of_its_own(requests: FrameRequests) -> None:

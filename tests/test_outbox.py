@@ -9,7 +9,7 @@ import trio.testing
 from realtimed.errors import SlowReader
 from realtimed.server.outbox import Outbox
 from realtimed.wire import vllm
-from realtimed.wire.events import ErrorOccurred, ServerEvent, TextDelta
+from realtimed.wire.events import ErrorOccurred, ServerEvent, TextDelta, TokenLogprob
 
 
 class Socket:
@@ -116,3 +116,18 @@ async def test_merged_text_has_the_first_start_and_the_last_end() -> None:
     box.put(TextDelta(0, "b", 2.0, 2.5))
     (message,) = box.unsent()
     assert vllm.decode_server(message) == TextDelta(0, "ab", 1.0, 2.5)
+
+
+def test_merged_text_has_the_log_probabilities_of_all_its_tokens() -> None:
+    told: list[ServerEvent] = []
+
+    def encode(event: ServerEvent) -> list[bytes]:
+        told.append(event)
+        return []
+
+    box = Outbox(Socket().send, encode, bound=4, slow_reader_s=20.0)
+    one, other = TokenLogprob("a", -0.5), TokenLogprob("b", 0.0)
+    box.put(TextDelta(0, "a", logprobs=(one,)))
+    box.put(TextDelta(0, "b", logprobs=(other,)))
+    box.unsent()
+    assert told == [TextDelta(0, "ab", logprobs=(one, other))]

@@ -14,6 +14,7 @@ openai = pytest.importorskip("openai", reason="the openai SDK is not installed")
 
 ANSWER_S = 60.0
 CHUNK = 1_200
+TRANSCRIPTION = "conversation.item.input_audio_transcription"
 
 
 def at_24_khz(audio: Pcm16) -> Pcm16:
@@ -169,6 +170,25 @@ def test_commits_among_turns_lose_no_word_and_make_no_empty_item(
     assert told == ["input_audio_buffer.speech_started", "input_audio_buffer.speech_stopped"] * (
         len(told) // 2
     )
+
+
+def test_log_probabilities_are_those_of_the_tokens_of_the_text(daemon: DaemonProcess) -> None:
+    asked = session(turn_detection=None)
+    asked["include"] = ["item.input_audio_transcription.logprobs"]
+    events = run(talk(daemon, asked, [load_sample("digits"), None]))
+    done = events[-1]
+    assert done.transcript == manifest()["digits"].text
+    for event in (*of_type(events, f"{TRANSCRIPTION}.delta"), done):
+        text = event.transcript if event is done else event.delta
+        assert "".join(one.token for one in event.logprobs) == text
+        assert bytes(byte for one in event.logprobs for byte in one.bytes) == text.encode()
+    values = [one.logprob for one in done.logprobs]
+    assert max(values) <= 0
+    # Every word is right, so the model was sure of most of its tokens, and of none very unsure.
+    assert np.median(values) > -0.1
+    assert min(values) > -3
+    plain = run(talk(daemon, session(turn_detection=None), [load_sample("callsign"), None]))
+    assert all(getattr(event, "logprobs", None) is None for event in plain)
 
 
 def test_g711_is_understood(daemon: DaemonProcess) -> None:

@@ -37,7 +37,8 @@ class FakeEngine:
     closed: int = 0
     info: ModelInfo = field(default_factory=model)
 
-    def open_stream(self, on_answer: Any, on_failure: Any) -> "FakeStream":
+    def open_stream(self, on_answer: Any, on_failure: Any, *, logprobs: bool) -> "FakeStream":
+        assert not logprobs
         return FakeStream(self, on_answer, on_failure)
 
     def detokenizer(self) -> "FakeEngine":
@@ -63,7 +64,7 @@ class FakeStream:
         if fails:
             self.on_failure(self.engine.error)
         else:
-            self.on_answer([7])
+            self.on_answer([7], None)
 
     def close(self) -> None:
         self.engine.closed += 1

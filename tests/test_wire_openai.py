@@ -30,6 +30,7 @@ from realtimed.errors import (
 )
 from realtimed.wire.codec import Opening
 from realtimed.wire.events import (
+    LOGPROBS,
     Append,
     AudioFormat,
     Clear,
@@ -45,10 +46,12 @@ from realtimed.wire.events import (
     SpeechStarted,
     SpeechStopped,
     TextDelta,
+    TokenLogprob,
     Usage,
     UtteranceDone,
     Warned,
 )
+from realtimed.wire.logprobs import fitted
 from realtimed.wire.openai import OpenAICodec
 from realtimed.wire.openai_beta import OpenAIBetaCodec
 
@@ -117,7 +120,7 @@ def told(dialect: OpenAICodec, error: WireError) -> dict[str, Any]:
 
 
 def test_begins_with_turns_on_24_khz_pcm() -> None:
-    assert codec().configuration() == Configure("", ServerVad(), audio_format=PCM)
+    assert codec().configuration() == Configure("", ServerVad(), frozenset(), audio_format=PCM)
 
 
 @pytest.mark.parametrize("model", ["gpt-realtime-whisper", "gpt-live-transcribe-2"])
@@ -150,7 +153,7 @@ def test_livekit() -> None:
             noise_reduction={"type": "near_field"},
         ),
     )
-    assert asked == Configure("", ServerVad(0.5, 600, 350), audio_format=PCM)
+    assert asked == Configure("", ServerVad(0.5, 600, 350), frozenset(), audio_format=PCM)
     [answer] = said(dialect, SessionUpdated())
     heard = answer["session"]["audio"]["input"]
     assert heard["transcription"]["language"] == "en"
@@ -498,6 +501,45 @@ def test_deltas_join_to_the_transcript(pieces: list[str]) -> None:
     assert not completed["transcript"][:1].isspace()
 
 
+def test_logprobs_are_asked_for_and_told_with_the_deltas_and_the_end() -> None:
+    dialect = codec()
+    include = ["item.input_audio_transcription.logprobs"]
+    for names, asked in ((include, {LOGPROBS}), (None, set()), (include, {LOGPROBS})):
+        text = message("session.update", session={"type": "transcription", "include": names})
+        assert configured(dialect, text).include == asked
+    first = (TokenLogprob(" ", -3.0), TokenLogprob(" Grü", -0.5), TokenLogprob("ße", 0.0))
+    second = (TokenLogprob(" an", -0.25),)
+    heard = said(
+        dialect,
+        TextDelta(0, "  Grüße", logprobs=first),
+        TextDelta(0, " an", logprobs=second),
+        UtteranceDone(0, "  Grüße an", USAGE),
+    )
+    assert heard[0]["logprobs"] == [
+        {"token": "Grü", "bytes": [71, 114, 195, 188], "logprob": -0.5},
+        {"token": "ße", "bytes": [195, 159, 101], "logprob": 0.0},
+    ]
+    assert heard[2]["logprobs"] == heard[0]["logprobs"] + heard[1]["logprobs"]
+    later = said(dialect, TextDelta(1, "no"), UtteranceDone(1, "no", USAGE))
+    assert all("logprobs" not in one for one in later)
+
+
+tokens = st.lists(st.builds(TokenLogprob, st.text(" ab", min_size=1), st.floats(-9, 0)))
+
+
+@given(tokens, st.sampled_from(["", " ", "  "]))
+def test_tokens_are_fitted_to_text_that_begins_with_other_space(
+    given_: list[TokenLogprob], space: str
+) -> None:
+    body = "".join(one.token for one in given_).lstrip()
+    text = space + body if body else ""
+    told = fitted(given_, text)
+    assert "".join(one.token for one in told) == text
+    assert [one.logprob for one in told] == [one.logprob for one in given_][
+        len(given_) - len(told) :
+    ]
+
+
 def test_ended_utterances_are_forgotten() -> None:
     dialect = codec()
     for number in range(0, 30, 3):
@@ -541,7 +583,7 @@ def test_beta_session() -> None:
         ),
     )
     assert asked == Configure(
-        "", ServerVad(0.5, 300, 350), audio_format=AudioFormat("pcm_alaw", 8_000)
+        "", ServerVad(0.5, 300, 350), frozenset(), audio_format=AudioFormat("pcm_alaw", 8_000)
     )
     [text] = dialect.encode(SessionUpdated())
     answer = json.loads(text)

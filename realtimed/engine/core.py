@@ -36,7 +36,8 @@ from realtimed.errors import (
 
 _SHUTDOWN_S = 5.0
 
-OnAnswer = Callable[[Sequence[int]], None]
+OnAnswer = Callable[[Sequence[int], Sequence[float] | None], None]
+"""Told the tokens of an answer, and their log probabilities where the stream asked for them."""
 OnFailure = Callable[[Exception], None]
 Progress = Callable[[str], None]
 """Told the name of each phase of start-up, from the Trio thread."""
@@ -62,10 +63,17 @@ class EngineStream:
     """
 
     def __init__(
-        self, engine: "Engine", request_id: str, on_answer: OnAnswer, on_failure: OnFailure
+        self,
+        engine: "Engine",
+        request_id: str,
+        on_answer: OnAnswer,
+        on_failure: OnFailure,
+        *,
+        logprobs: bool,
     ) -> None:
         self._engine = engine
         self.request_id = request_id
+        self.logprobs = logprobs
         self._on_answer = on_answer
         self._on_failure = on_failure
         self._started = False
@@ -91,13 +99,15 @@ class EngineStream:
         self._closed = True
         self._engine._close_stream(self, abort=self._started)
 
-    def _deliver(self, token_ids: list[int], finish_reason: object) -> None:
+    def _deliver(self, token_ids: list[int], logprobs: Any, finish_reason: object) -> None:
         # A chunk ends with STOP or LENGTH; anything else means the engine gave the request up.
         try:
             if str(finish_reason) in ("abort", "error"):
                 self._on_failure(EngineFailed(_GIVEN_UP))
             else:
-                self._on_answer(token_ids)
+                # A row a token; the first column is that of the token itself.
+                told = None if logprobs is None else logprobs.logprobs[:, 0].tolist()
+                self._on_answer(token_ids, told)
         except Exception as error:  # noqa: BLE001 - one stream's trouble is not the engine's
             self._on_failure(error)
 
@@ -176,14 +186,18 @@ class Engine:
 
     # --- streams --------------------------------------------------------------------------
 
-    def open_stream(self, on_answer: OnAnswer, on_failure: OnFailure) -> EngineStream:
+    def open_stream(
+        self, on_answer: OnAnswer, on_failure: OnFailure, *, logprobs: bool = False
+    ) -> EngineStream:
         """A new engine request; nothing is sent before its first frame.
 
-        `on_answer` gets the tokens that answer each frame, `on_failure` the `EngineFailed` or
-        `EngineUnavailable` that ends the stream, both on the Trio thread.
+        `on_answer` gets the tokens that answer each frame, with their log probabilities if
+        `logprobs`; `on_failure` the `EngineFailed` or `EngineUnavailable` that ends the stream.
+        Both are called on the Trio thread.
         """
         self._next_id += 1
-        stream = EngineStream(self, f"rt-{self._next_id}", on_answer, on_failure)
+        name = f"rt-{self._next_id}"
+        stream = EngineStream(self, name, on_answer, on_failure, logprobs=logprobs)
         self._streams[stream.request_id] = stream
         return stream
 
@@ -220,10 +234,11 @@ class Engine:
         if encoded is not None:
             channel.add_encoded(encoded)
             return
-        channel.add(self._requests.frame(stream.request_id, token_ids, audio))
+        name, logprobs = stream.request_id, stream.logprobs
+        channel.add(self._requests.frame(name, token_ids, audio, logprobs=logprobs))
         if template is None and len(token_ids) == 1:
             stream._template = FrameTemplate(
-                self._requests, channel.encode, stream.request_id, len(audio)
+                self._requests, channel.encode, name, len(audio), logprobs=logprobs
             )
 
     def _close_stream(self, stream: EngineStream, *, abort: bool) -> None:
@@ -240,7 +255,7 @@ class Engine:
         for output in outputs.outputs:
             stream = self._streams.get(output.request_id)
             if stream is not None:
-                stream._deliver(output.new_token_ids, output.finish_reason)
+                stream._deliver(output.new_token_ids, output.new_logprobs, output.finish_reason)
 
     def _fail_all(self) -> None:
         for stream in list(self._streams.values()):

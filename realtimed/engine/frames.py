@@ -31,12 +31,17 @@ class FrameRequests:
         self._inputs: Any = inputs
         self._request: Any = EngineCoreRequest
         self._field = inputs.MultiModalBatchedField()
-        self._sampling = SamplingParams.from_optional(
-            temperature=0.0,
-            max_tokens=max_tokens,
-            output_kind=RequestOutputKind.DELTA,
-            skip_clone=True,
-        )
+        # With 0, the engine tells the log probability of the token it sampled, and of no other.
+        self._sampling = {
+            asked: SamplingParams.from_optional(
+                temperature=0.0,
+                max_tokens=max_tokens,
+                output_kind=RequestOutputKind.DELTA,
+                logprobs=0 if asked else None,
+                skip_clone=True,
+            )
+            for asked in (False, True)
+        }
         self._numbers = count()
 
     def new_identifier(self) -> str:
@@ -49,8 +54,10 @@ class FrameRequests:
         token_ids: Sequence[int],
         audio: NDArray[np.float32],
         identifier: str | None = None,
+        *,
+        logprobs: bool = False,
     ) -> Any:
-        """One frame as an `EngineCoreRequest`.
+        """One frame as an `EngineCoreRequest`; `logprobs`: answered with log probabilities.
 
         `audio` is sent without a copy: the caller must not write to it again.
         """
@@ -67,7 +74,7 @@ class FrameRequests:
             request_id=request_id,
             prompt_token_ids=list(token_ids),
             mm_features=[feature],
-            sampling_params=self._sampling,
+            sampling_params=self._sampling[logprobs],
             pooling_params=None,
             arrival_time=time.time(),
             lora_request=None,
@@ -95,13 +102,21 @@ class FrameTemplate:
     """
 
     def __init__(
-        self, requests: FrameRequests, encode: Encode, request_id: str, samples: int
+        self,
+        requests: FrameRequests,
+        encode: Encode,
+        request_id: str,
+        samples: int,
+        *,
+        logprobs: bool = False,
     ) -> None:
         """Learn the encoding of frames with one token and `samples` samples."""
         self._requests = requests
         self._samples = samples
         audio = np.arange(samples, dtype=np.float32)
-        message = requests.frame(request_id, [_TOKEN_MARK], audio, _IDENTIFIER_MARK)
+        message = requests.frame(
+            request_id, [_TOKEN_MARK], audio, _IDENTIFIER_MARK, logprobs=logprobs
+        )
         marks = (_uint32(_TOKEN_MARK), audio.tobytes(), _IDENTIFIER_MARK.encode())
         self._pieces = _take_apart(encode(message), marks)
 

@@ -68,6 +68,8 @@ class Detokenizer:
         from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
         self._silent_ids = silent_ids
+        self._unsaid = 0.0
+        """Log probability of the tokens of an unfinished character."""
         self._inner: Any = IncrementalDetokenizer.from_new_request(
             tokenizer,
             EngineCoreRequest(
@@ -92,6 +94,21 @@ class Detokenizer:
         self._inner.update(spoken, False)
         delta: str = self._inner.get_next_output_text(False, True)
         return delta
+
+    def scored(
+        self, token_ids: Sequence[int], logprobs: Sequence[float]
+    ) -> list[tuple[str, float]]:
+        """The same token by token, each text with its log probability."""
+        said: list[tuple[str, float]] = []
+        for token, logprob in zip(token_ids, logprobs, strict=True):
+            if token in self._silent_ids:
+                continue
+            self._unsaid += logprob
+            text = self.text([token])
+            if text:
+                said.append((text, self._unsaid))
+                self._unsaid = 0.0
+        return said
 
 
 def silent_ids(tokenizer: Any) -> frozenset[int]:

@@ -26,6 +26,7 @@ from realtimed.transcription.transcriber import Listener, Transcriber
 from realtimed.transcription.utterance import TimedText, Utterance
 from realtimed.wire.codec import Codec, Opening
 from realtimed.wire.events import (
+    LOGPROBS,
     Append,
     AudioFormat,
     Clear,
@@ -296,7 +297,8 @@ class Connection:
                 case Emit():
                     self.outbox.put(action.event)
                 case Begin():
-                    self._open = Utterance(action.utterance, action.at)
+                    logprobs = LOGPROBS in self.session.include
+                    self._open = Utterance(action.utterance, action.at, logprobs=logprobs)
                     self._utterances.send_nowait(self._open)
                 case End():
                     assert self._open is not None
@@ -313,7 +315,8 @@ class Connection:
     # --- from recognition -----------------------------------------------------------------
 
     def _on_text(self, utterance: int, timed: TimedText) -> None:
-        self._perform(self.session.text(utterance, timed.text, timed.start, timed.end))
+        told = (timed.text, timed.start, timed.end, timed.logprobs)
+        self._perform(self.session.text(utterance, *told))
 
     def _on_done(self, utterance: int, usage: Usage, words: tuple[Word, ...]) -> None:
         self._perform(self.session.done(utterance, usage, words))

@@ -48,7 +48,9 @@ class Outbox:
         ):
             start = event.start if last.start is None else last.start
             end = last.end if event.end is None else event.end
-            self._waiting[-1] = TextDelta(event.utterance, last.text + event.text, start, end)
+            told = (last.logprobs or ()) + (event.logprobs or ()) or None
+            text = last.text + event.text
+            self._waiting[-1] = TextDelta(event.utterance, text, start, end, told)
             return
         self._waiting.append(event)
         self._more.set()

@@ -7,7 +7,7 @@ cancelled.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import trio
@@ -19,7 +19,8 @@ from realtimed.transcription.policy import CutPolicy
 from realtimed.transcription.segment import CutReason
 from realtimed.transcription.slots import SlotPool
 from realtimed.transcription.utterance import Next, SegmentChain, TimedText, Utterance
-from realtimed.wire.events import Usage, Word
+from realtimed.wire.events import TokenLogprob, Usage, Word
+from realtimed.wire.logprobs import fitted
 
 _MAX_STALLS: Final = 4
 """Restarts without any answer between them after which an utterance is given up."""
@@ -165,7 +166,8 @@ class _Feeder:
     _detokenizer: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.stream = self.engine.open_stream(self._answered, self._failed)
+        logprobs = self.chain.utterance.logprobs
+        self.stream = self.engine.open_stream(self._answered, self._failed, logprobs=logprobs)
         self._detokenizer = self.engine.detokenizer()
 
     def advance(self) -> None:
@@ -185,14 +187,26 @@ class _Feeder:
         elif self.chain.current.cut_reason is not None:
             self.finished.set()
 
-    def _answered(self, tokens: Sequence[int]) -> None:
+    def _answered(self, tokens: Sequence[int], logprobs: Sequence[float] | None) -> None:
         self.sent_at = None
         self.answers += 1
-        timed = self.chain.answered(tokens, self._detokenizer.text(tokens))
+        if logprobs is None:
+            timed = self.chain.answered(tokens, self._detokenizer.text(tokens))
+        else:
+            timed = self._scored(tokens, logprobs)
         self.buffer.release(self.chain.keep_from)
         if timed is not None and not self.chain.utterance.cancelled:
             self.listener.text(self.chain.utterance.id, timed)
         self.advance()
+
+    def _scored(self, tokens: Sequence[int], logprobs: Sequence[float]) -> TimedText | None:
+        """The same with log probabilities, for those who asked."""
+        said = self._detokenizer.scored(tokens, logprobs)
+        timed = self.chain.answered(tokens, "".join(text for text, _ in said))
+        if timed is None:
+            return None
+        told = fitted([TokenLogprob(*one) for one in said], timed.text)
+        return replace(timed, logprobs=told)
 
     def _failed(self, error: Exception) -> None:
         self.error = error

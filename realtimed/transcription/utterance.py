@@ -18,6 +18,7 @@ from realtimed.transcription.hearing import Hearing
 from realtimed.transcription.policy import CutPolicy
 from realtimed.transcription.segment import CutReason, Frame, Segment
 from realtimed.transcription.words import WordClock, join
+from realtimed.wire.events import TokenLogprob
 
 _BLANKS_BETWEEN_LOOKS: Final = 12
 """Frames without text between two looks at whether there was speech in them: about a second."""
@@ -32,6 +33,8 @@ class Utterance:
     end: int | None = None
     cancelled: bool = False
     """Nobody wants to hear of it any more; it has an `end` then."""
+    logprobs: bool = False
+    """Whether its text comes with the log probabilities of its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class TimedText:
     text: str
     start: float
     end: float
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of its tokens, where the utterance asked for them."""
 
 
 class Next(Enum):

@@ -14,6 +14,8 @@ WORDS: Final = "words"
 """Included: times on each `TextDelta`, and `UtteranceDone.words`."""
 WARNINGS: Final = "warnings"
 """Included: `Warned` events."""
+LOGPROBS: Final = "logprobs"
+"""Included: `TextDelta.logprobs`, in the utterances that begin from then on."""
 ENCODINGS: Final = ("pcm_s16le", "pcm_s32le", "pcm_f16le", "pcm_f32le", "pcm_mulaw", "pcm_alaw")
 """How samples are encoded as bytes, in the names of FFmpeg."""
 
@@ -102,6 +104,13 @@ class Word(Struct, frozen=True, gc=False):
     end: float
 
 
+class TokenLogprob(Struct, frozen=True, gc=False):
+    """A token and the natural logarithm of its probability; tokens of one character are one."""
+
+    token: str
+    logprob: float
+
+
 class SessionCreated(Event, frozen=True, gc=False):
     """The session exists. `created` is seconds since the epoch."""
 
@@ -131,6 +140,8 @@ class TextDelta(Event, frozen=True, gc=False):
     start: float | None = None
     """When its first word was spoken; only where `WORDS` is included."""
     end: float | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Tokens that joined are the text; only where `LOGPROBS` is included."""
 
 
 class UtteranceDone(Event, frozen=True, gc=False):

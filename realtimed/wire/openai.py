@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from realtimed.errors import (
     InvalidAudio,
@@ -50,9 +50,11 @@ from realtimed.wire.events import (
     SpeechStarted,
     SpeechStopped,
     TextDelta,
+    TokenLogprob,
     Usage,
     UtteranceDone,
 )
+from realtimed.wire.logprobs import fitted
 from realtimed.wire.openai_session import SessionPatch, Settings
 from realtimed.wire.vllm_options import shown
 
@@ -112,6 +114,7 @@ class _Utterance(Struct):
     committed: bool = False
     previous: str | None = None
     text_begun: bool = False
+    logprobs: list[wire.Logprob] | UnsetType = UNSET
 
 
 class _Refused(NamedTuple):
@@ -269,15 +272,23 @@ class OpenAICodec:
             text = text.lstrip()
             if not text:
                 return ()
-            self._utterances.setdefault(event.utterance, _Utterance()).text_begun = True
-        return (wire.Delta(self._event_id(), self._item_id(event.utterance), text),)
+            state = self._utterances.setdefault(event.utterance, _Utterance())
+            state.text_begun = True
+        told = wire.Delta(self._event_id(), self._item_id(event.utterance), text)
+        if event.logprobs is not None:
+            told.logprobs = _logprobs(fitted(event.logprobs, text))
+            state.logprobs = state.logprobs or []
+            state.logprobs += told.logprobs
+        return (told,)
 
     def _done(self, event: UtteranceDone) -> Sequence[Struct]:
         item_id, text = self._item_id(event.utterance), event.text.lstrip()
         state = self._utterances.pop(event.utterance, None) or _Utterance()
         item = wire.Item(item_id, (wire.Content(text),))
         return (
-            wire.Completed(self._event_id(), item_id, text, _tokens(event.usage)),
+            wire.Completed(
+                self._event_id(), item_id, text, _tokens(event.usage), logprobs=state.logprobs
+            ),
             wire.ItemDone(self._event_id(), state.previous, item),
         )
 
@@ -315,6 +326,10 @@ class OpenAICodec:
 def _tokens(usage: Usage) -> wire.Tokens:
     total = usage.prompt_tokens + usage.completion_tokens
     return wire.Tokens(usage.prompt_tokens, usage.completion_tokens, total)
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> list[wire.Logprob]:
+    return [wire.Logprob(one.token, list(one.token.encode()), one.logprob) for one in tokens]
 
 
 def _no_event(error: Exception) -> WireError:

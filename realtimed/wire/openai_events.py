@@ -6,7 +6,7 @@ documentation. Every event has an `event_id`. Times are milliseconds on the sess
 
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 
 class Session(Struct, tag_field="type"):
@@ -87,11 +87,18 @@ class ItemCreated(ItemEvent, tag="conversation.item.created"):
 _TRANSCRIPTION: Final = "conversation.item.input_audio_transcription"
 
 
+class Logprob(Struct, gc=False):
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
 class Delta(Struct, tag_field="type", tag=f"{_TRANSCRIPTION}.delta", gc=False):
     event_id: str
     item_id: str
     delta: str
     content_index: int = 0
+    logprobs: list[Logprob] | UnsetType = UNSET
 
 
 class Tokens(Struct, tag_field="type", tag="tokens"):
@@ -106,6 +113,7 @@ class Completed(Struct, tag_field="type", tag=f"{_TRANSCRIPTION}.completed"):
     transcript: str
     usage: Tokens
     content_index: int = 0
+    logprobs: list[Logprob] | UnsetType = UNSET
 
 
 class Cause(Struct):

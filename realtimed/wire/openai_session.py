@@ -1,8 +1,8 @@
 """What a session is set to, in the words of OpenAI's Realtime API.
 
 Do no harm: clients such as LiveKit and pipecat take an `error` as the end, so what concerns only
-the quality of a transcript (language, prompt, keywords, delay, noise reduction, log
-probabilities) is accepted, echoed in the session object, and has no effect. What is echoed of
+the quality of a transcript (language, prompt, keywords, delay, noise reduction) is accepted, echoed
+in the session object, and has no effect. What is echoed of
 turn detection and of the audio's format is what holds: `semantic_vad` is served as `server_vad`
 with its defaults, and values beyond the limits served are drawn to them.
 
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, TypeVar
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from realtimed.errors import ModelNotFound, UnsupportedOption
+from realtimed.wire import events
 from realtimed.wire.codec import Opening
 from realtimed.wire.events import AudioFormat, Configure, ServerVad
 from realtimed.wire.vllm_options import shown
@@ -128,6 +129,7 @@ class Settings(Struct, frozen=True):
         return Configure(
             self.strict_model,
             turn_detection=self.turn_detection,
+            include=frozenset({events.LOGPROBS} if self.include else ()),
             audio_format=self.audio_format,
         )
 
