@@ -2,15 +2,14 @@
 
 import base64
 import json
-from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtimed.errors import BufferOverflow, WireError
+from realtimed.errors import BufferOverflow
 from realtimed.wire.codec import Opening
-from realtimed.wire.events import Append, Commit, Configure, ErrorOccurred, SessionCreated
+from realtimed.wire.events import ErrorOccurred, SessionCreated
 from realtimed.wire.openai import OpenAICodec
 from realtimed.wire.openai_beta import OpenAIBetaCodec
 from realtimed.wire.undecided import Undecided
@@ -50,39 +49,35 @@ def test_the_hello_has_the_fields_of_both_dialects() -> None:
 )
 def test_the_first_message_chooses(message: str, name: str) -> None:
     codec = undecided()
-    with suppress(WireError):  # it is told in the dialect that was chosen
-        codec.decode(message)
+    assert codec.sort_out(message) == [message]
     assert codec.chosen is not None
     assert name == codec.chosen.NAME
 
 
 @pytest.mark.parametrize("decisive", [GA, PLAIN])
-def test_audio_that_comes_first_is_held_and_used(decisive: str) -> None:
+def test_audio_that_comes_first_is_held_and_read_in_its_place(decisive: str) -> None:
     codec = undecided()
-    assert codec.decode(AUDIO) == ()
-    assert codec.decode(AUDIO) == ()
-    assert codec.chosen is None
-    events = codec.decode(decisive)
-    assert [type(event) for event in events].count(Append) == 2
-    assert any(isinstance(event, Configure) for event in events)
+    for audio in (AUDIO, b"\1\2", AUDIO):
+        assert codec.sort_out(audio) == ()
+        assert codec.chosen is None
+    assert codec.sort_out(decisive) == [AUDIO, b"\1\2", AUDIO, decisive]
 
 
-def test_audio_is_not_held_for_ever() -> None:
+@pytest.mark.parametrize("audio", [AUDIO, bytes(3_200)])
+def test_audio_is_not_held_for_ever(audio: str | bytes) -> None:
     codec = undecided()
     with pytest.raises(BufferOverflow):
         for _ in range(1_000):
-            codec.decode(AUDIO)
+            codec.sort_out(audio)
 
 
 @given(message=st.one_of(st.text(max_size=60), st.binary(max_size=60)))
-def test_no_message_raises_anything_but_a_wire_error(message: str | bytes) -> None:
+def test_any_message_is_held_or_decides(message: str | bytes) -> None:
     codec = undecided()
-    try:
-        codec.decode(message)
-    except WireError as error:
-        assert codec.encode(ErrorOccurred(error.code, error.message))
+    assert list(codec.sort_out(message)) == ([] if codec.chosen is None else [message])
 
 
-def test_a_commit_of_vllms_dialect_is_what_it_says() -> None:
-    codec = undecided()
-    assert codec.decode('{"type":"input_audio_buffer.commit"}') == [Commit(final=False)]
+def test_what_cannot_be_told_yet_is_told_as_vllms_dialect_has_it() -> None:
+    assert undecided().encode(ErrorOccurred("processing_error", "x")) == VllmCodec(OPENING).encode(
+        ErrorOccurred("processing_error", "x")
+    )

@@ -291,6 +291,7 @@ def test_long_echoes_are_cut() -> None:
         ('{"type":"session.update","session":{"a":' + "[" * 100_000, InvalidEvent),
         (update(format={"type": "audio/opus"}), UnsupportedOption),
         (update(format={"type": "audio/pcm", "rate": 7999}), UnsupportedOption),
+        (update(format={"type": "audio/pcm", "channels": 2}), UnsupportedOption),
         (update(turn_detection={"type": "magic"}), UnsupportedOption),
         (update(turn_detection={"type": "server_vad", "threshold": 2}), InvalidEvent),
         (update(turn_detection={"type": "server_vad", "prefix_padding_ms": -1}), InvalidEvent),

@@ -55,7 +55,7 @@ class Connection:
     """Serves one accepted WebSocket until either side ends it."""
 
     socket: WebSocket
-    codec: Codec
+    codec: Codec | Undecided
     recognition: Recognition
     opening: Opening
     identity: Identity
@@ -138,7 +138,8 @@ class Connection:
             self._on_text, self._on_done, self._on_failed, self._on_cut, self._on_queued
         )
         transcriber = self.recognition.transcriber(self.buffer, listener)
-        self._adopt()
+        if not isinstance(self.codec, Undecided):
+            self._adopt(self.codec)
         self.outbox.put(SessionCreated(self.id, self.opening.created))
         # Ends when the receive loop raises (the client left, a limit was hit), when the outbox
         # meets a slow reader, when the engine is gone, or when a drain has flushed everything.
@@ -189,11 +190,17 @@ class Connection:
         self._waiting_since = trio.current_time()
         message = await self.socket.receive()
         self._waiting_since = math.inf
+        if isinstance(self.codec, Undecided):
+            await self._sort_out(self.codec, message)
+        else:
+            await self._read(self.codec, message)
+
+    async def _read(self, codec: Codec, message: str | bytes) -> None:
         try:
             if isinstance(message, bytes):
                 await self._store(self._samples(message))
             else:
-                for event in self._decode(message):
+                for event in codec.decode(message):
                     await self._handle(event)
         except WireError as error:
             if error.close_code is not None:
@@ -231,25 +238,21 @@ class Connection:
                 self._finished = True
                 self._receiving.cancel()
 
-    def _adopt(self) -> None:
+    def _adopt(self, codec: Codec) -> None:
         """Let the dialect that is spoken say what holds from the beginning."""
-        self.session.by_buffer = False
-        initial = self.codec.configuration()
+        initial = codec.configuration()
         if initial is not None:
             self._configure(initial)
-        self.session.by_buffer = self.codec.BEGINS_BY_AUDIO
+        self.session.by_buffer = codec.BEGINS_BY_AUDIO
 
-    def _decode(self, message: str) -> Sequence[ClientEvent]:
-        if not isinstance(self.codec, Undecided):
-            return self.codec.decode(message)
-        undecided = self.codec
-        try:
-            return undecided.decode(message)
-        finally:
-            # Also if the message that tells the dialect is wrong: the answer is in that dialect.
-            if undecided.chosen is not None:
-                self.codec = undecided.chosen
-                self._adopt()
+    async def _sort_out(self, undecided: Undecided, message: str | bytes) -> None:
+        """Read, once the client has shown its dialect, what came before as well."""
+        messages, codec = undecided.sort_out(message), undecided.chosen
+        if codec is not None:
+            self.codec = codec
+            self._adopt(codec)
+            for one in messages:
+                await self._read(codec, one)
 
     def _encode(self, event: ServerEvent) -> Sequence[bytes]:
         return self.codec.encode(event)

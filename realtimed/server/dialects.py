@@ -15,7 +15,7 @@ from realtimed.wire.undecided import Undecided
 from realtimed.wire.vllm import VllmCodec
 from realtimed.wire.vllm_options import shown
 
-MakeCodec = Callable[[Opening], Codec]
+MakeCodec = Callable[[Opening], Codec | Undecided]
 
 _REALTIME: Final = "/v1/realtime"
 _MISTRAL: Final = "/v1/audio/transcriptions/realtime"
@@ -71,7 +71,7 @@ def _looks_like_openai(upgrade: Upgrade) -> bool:
     )
 
 
-def _undecided(opening: Opening) -> Codec:
+def _undecided(opening: Opening) -> Undecided:
     return Undecided(opening, VllmCodec, OpenAICodec, OpenAIBetaCodec)
 
 

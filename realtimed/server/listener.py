@@ -16,6 +16,7 @@ from realtimed.server.tls import ServerTls
 from realtimed.server.websocket import WebSocket
 from realtimed.transcription.recognition import Recognition
 from realtimed.wire.codec import Codec, Opening
+from realtimed.wire.undecided import Undecided
 
 log = logging.getLogger("realtimed.server")
 
@@ -198,7 +199,7 @@ class Server:
             await self.converse(socket, make_codec(opening), opening, identity)
 
     async def converse(
-        self, socket: WebSocket, codec: Codec, opening: Opening, identity: Identity
+        self, socket: WebSocket, codec: Codec | Undecided, opening: Opening, identity: Identity
     ) -> None:
         """Serve one accepted socket to its end."""
         assert self.recognition is not None

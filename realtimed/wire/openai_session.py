@@ -65,6 +65,8 @@ class Format(Struct, frozen=True):
 
     type: str | None = None
     rate: float | None = None
+    channels: int | None = None
+    """Not one of the API's; whoever sends it must not be misheard."""
 
 
 class TurnDetection(Struct, frozen=True):
@@ -256,6 +258,8 @@ def _within(given: float | None, current: float, low: float, high: float) -> flo
 
 
 def _audio_format(given: Format | None) -> AudioFormat:
+    if given is not None and given.channels not in (None, 1):
+        raise UnsupportedOption("Unsupported option: `channels`. Audio is mono: send one channel.")
     if given is None or given.type in (None, "audio/pcm"):
         rate = PCM.sample_rate if given is None or given.rate is None else given.rate
         if not 8_000 <= rate <= 48_000 or rate != int(rate):

@@ -13,12 +13,13 @@ import msgspec
 
 from realtimed.errors import BufferOverflow
 from realtimed.wire.codec import Codec, Opening
-from realtimed.wire.events import ClientEvent, Configure, ServerEvent, SessionCreated
+from realtimed.wire.events import ServerEvent, SessionCreated
 
 _HELD_BYTES: Final = 5 * 24_000 * 2 * 2
 """Five seconds of audio at 24 kHz, in base64 and then some."""
 
 MakeCodec = Callable[[Opening], Codec]
+"""Makes the codec of one connection."""
 
 
 class _Peek(msgspec.Struct, gc=False):
@@ -34,7 +35,6 @@ class Undecided:
     """The dialect of a connection until it is known; `chosen` is set by the message that tells."""
 
     NAME: ClassVar = "undecided"
-    BEGINS_BY_AUDIO: ClassVar = False
 
     def __init__(
         self, opening: Opening, vllm: MakeCodec, openai: MakeCodec, openai_beta: MakeCodec
@@ -45,23 +45,19 @@ class Undecided:
         self._held_bytes = 0
         self.chosen: Codec | None = None
 
-    def configuration(self) -> Configure | None:
-        """Nothing holds before the dialect is known."""
-        return None
+    def sort_out(self, message: str | bytes) -> Sequence[str | bytes]:
+        """The messages to read in the dialect that is `chosen` now, in order; none before that.
 
-    def decode(self, message: str | bytes) -> Sequence[ClientEvent]:
-        """What the held messages and this one ask for, once this one is decisive.
-
-        Raises: a `WireError` of the chosen dialect, and `BufferOverflow` for too much audio
-        before any other message.
+        `message` is text, or raw audio. Raises: `BufferOverflow` for too much audio before any
+        other message.
         """
-        choice = self._choice(message)
+        choice = None if isinstance(message, bytes) else self._choice(message)
         if choice is None:
             self._hold(message)
             return ()
-        self.chosen = codec = choice(self._opening)
+        self.chosen = choice(self._opening)
         held, self._held = self._held, []
-        return [event for text in [*held, message] for event in codec.decode(text)]
+        return [*held, message]
 
     def encode(self, event: ServerEvent) -> Sequence[bytes]:
         """A hello with the fields of both dialects; anything else as vLLM's has it."""
@@ -71,7 +67,7 @@ class Undecided:
         hello = msgspec.json.decode(theirs)
         return (msgspec.json.encode({**hello, "id": event.id, "created": event.created}),)
 
-    def _choice(self, message: str | bytes) -> MakeCodec | None:
+    def _choice(self, message: str) -> MakeCodec | None:
         """The dialect that a message belongs to; `None` for audio, which may be of either."""
         try:
             peek = _PEEK.decode(message)
