@@ -408,6 +408,50 @@ def test_the_sdk_takes_every_event() -> None:
         assert type(parsed) is sdk._MESSAGE_MODELS[event["type"]], parsed
 
 
+numbers = st.integers(0, 3)
+seconds = st.floats(0, 1e6)
+usages = st.builds(Usage, st.integers(0, 10**9), st.integers(0, 10**9), seconds)
+server_events = st.one_of(
+    st.just(SessionCreated(OPENING.session_id, 0)),
+    st.builds(SessionUpdated),
+    st.builds(Committed, numbers),
+    st.builds(SpeechStarted, numbers, seconds),
+    st.builds(SpeechStopped, numbers, seconds),
+    st.builds(TextDelta, numbers, st.text(min_size=1)),
+    st.builds(UtteranceDone, numbers, st.text(), usages),
+    st.builds(ErrorOccurred, st.sampled_from([*ERROR_CODES, "x"]), st.text(), st.none() | numbers),
+)
+
+
+@given(st.lists(server_events, max_size=8))
+def test_whatever_is_said_in_whatever_order_the_sdk_takes_it(events: list[ServerEvent]) -> None:
+    sdk = pytest.importorskip("mistralai.extra.realtime.connection", reason="needs mistralai 3")
+    for event in told(codec(), *events):
+        assert FIELDS[event["type"]](event), event
+        parsed = sdk.parse_realtime_event(event)
+        assert type(parsed) is sdk._MESSAGE_MODELS[event["type"]], parsed
+
+
+@given(
+    encoding=st.sampled_from(ENCODINGS),
+    rate=st.integers(8_000, 48_000),
+    vad=st.none()
+    | st.builds(ServerVad, st.floats(0.01, 0.99), st.just(300), st.integers(100, 10_000)),
+)
+def test_what_the_sdk_spells_is_what_is_asked_for(
+    encoding: str, rate: int, vad: ServerVad | None
+) -> None:
+    models = pytest.importorskip("mistralai.client.models", reason="needs mistralai 3")
+    turns = vad and {"start_threshold": vad.threshold, "min_silence_ms": vad.silence_duration_ms}
+    payload = models.RealtimeTranscriptionSessionUpdatePayload.model_validate(
+        {"audio_format": {"encoding": encoding, "sample_rate": rate}, "turn_detection": turns}
+    )
+    message = models.RealtimeTranscriptionSessionUpdateMessage(session=payload)
+    assert codec().decode(message.model_dump_json()) == (
+        Configure("", turn_detection=vad, audio_format=AudioFormat(encoding, rate)),
+    )
+
+
 def test_what_the_sdk_sends_is_taken() -> None:
     models = pytest.importorskip("mistralai.client.models", reason="needs mistralai 3")
     one = codec()

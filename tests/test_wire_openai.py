@@ -3,8 +3,9 @@
 import base64
 import importlib
 import json
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,11 +13,14 @@ from openai.types.beta.realtime.conversation_item_created_event import (
     ConversationItemCreatedEvent as BetaItemCreated,
 )
 from openai.types.realtime import (
+    InputAudioBufferAppendEvent,
     RealtimeServerEvent,
     RealtimeTranscriptionSessionCreateRequest,
     RealtimeTranscriptionSessionCreateResponse,
+    SessionUpdateEvent,
 )
-from pydantic import BaseModel, TypeAdapter
+from openai.types.realtime.realtime_audio_formats import AudioPCM, AudioPCMA, AudioPCMU
+from pydantic import BaseModel, TypeAdapter, create_model
 
 from realtimed.errors import (
     EngineFailed,
@@ -68,6 +72,23 @@ def sdk_types() -> dict[str, type[BaseModel]]:
 
 
 SDK = sdk_types()
+BETA = importlib.import_module("openai.types.beta.realtime")
+
+
+def beta_sdk_types() -> dict[str, type[BaseModel]]:
+    """The same of the beta; its greeting is not in its union, but has the type of the update."""
+    kinds = {
+        member.model_fields["type"].annotation.__args__[0]: member
+        for member in BETA.RealtimeServerEvent.__origin__.__args__
+    }
+    updated = kinds["transcription_session.updated"]
+    created = create_model(
+        "Created", __base__=updated, type=(Literal["transcription_session.created"], ...)
+    )
+    return {**kinds, "transcription_session.created": created}
+
+
+BETA_SDK = beta_sdk_types()
 
 
 def opening(model: str = "", *, strict: bool = False) -> Opening:
@@ -351,6 +372,49 @@ def test_any_message_is_an_event_or_a_wire_error(text: bytes | str) -> None:
             assert error.message.isprintable()
 
 
+@given(st.binary(min_size=1), st.sampled_from([OpenAICodec, OpenAIBetaCodec]))
+def test_audio_comes_through(audio: bytes, kind: type[OpenAICodec]) -> None:
+    sent = InputAudioBufferAppendEvent(
+        type="input_audio_buffer.append", audio=base64.b64encode(audio).decode()
+    )
+    assert kind(opening()).decode(sent.model_dump_json()) == (Append(audio),)
+
+
+sdk_formats: Any = st.sampled_from(
+    [
+        (AudioPCM(type="audio/pcm", rate=24_000), PCM),
+        (AudioPCMU(type="audio/pcmu"), AudioFormat("pcm_mulaw", 8_000)),
+        (AudioPCMA(type="audio/pcma"), AudioFormat("pcm_alaw", 8_000)),
+    ]
+)
+server_vads = st.builds(
+    ServerVad,
+    st.floats(0.01, 0.99),
+    st.integers(0, 5_000),
+    st.integers(100, 10_000),
+)
+
+
+@given(audio_format=sdk_formats, vad=st.none() | server_vads, logprobs=st.booleans())
+def test_what_the_sdk_spells_is_what_is_asked_for(
+    audio_format: tuple[Any, AudioFormat], vad: ServerVad | None, logprobs: bool
+) -> None:
+    given_, wanted = audio_format
+    detection = None if vad is None else {"type": "server_vad", **msgspec.structs.asdict(vad)}
+    session = RealtimeTranscriptionSessionCreateRequest.model_validate(
+        {
+            "type": "transcription",
+            "audio": {"input": {"format": given_.model_dump(), "turn_detection": detection}},
+            "include": ["item.input_audio_transcription.logprobs"] if logprobs else None,
+        }
+    )
+    sent = SessionUpdateEvent(type="session.update", session=session)
+    include = frozenset({LOGPROBS} if logprobs else ())
+    assert configured(codec(), sent.model_dump_json(exclude_unset=True)) == Configure(
+        "", vad, include, audio_format=wanted
+    )
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -402,6 +466,41 @@ def test_any_update_is_answered_once_with_a_session_that_can_be_spelt(texts: lis
 
 
 # --- what the server says -----------------------------------------------------------------
+
+
+numbers = st.integers(0, 3)
+seconds = st.floats(0, 1e6)
+spoken = st.builds(TokenLogprob, st.text(min_size=1), st.floats(-50, 0))
+usages = st.builds(Usage, st.integers(0), st.integers(0), seconds)
+server_events = st.one_of(
+    st.just(HELLO),
+    st.builds(SessionUpdated),
+    st.builds(Cleared),
+    st.builds(Committed, numbers),
+    st.builds(SpeechStarted, numbers, seconds),
+    st.builds(SpeechStopped, numbers, seconds),
+    st.builds(
+        TextDelta,
+        numbers,
+        st.text(min_size=1),
+        logprobs=st.none() | st.lists(spoken, max_size=3).map(tuple),
+    ),
+    st.builds(UtteranceDone, numbers, st.text(), usages),
+    st.builds(ErrorOccurred, st.sampled_from(["invalid_audio", "x"]), st.text(), st.none()),
+    st.builds(ErrorOccurred, st.just("engine_error"), st.text(), numbers),
+    st.builds(Warned, st.just("queued"), st.text()),
+)
+
+
+@given(st.lists(server_events, max_size=8))
+def test_whatever_is_said_in_whatever_order_the_sdk_takes_it(events: list[ServerEvent]) -> None:
+    said(codec(), *events)
+    beta = OpenAIBetaCodec(opening("whisper-1"))  # one of the names that its types allow
+    for one in [json.loads(text) for event in events for text in beta.encode(event)]:
+        kind = BETA_SDK[one["type"]]
+        if one["type"].startswith("transcription_session."):
+            one["session"]["client_secret"] = {"expires_at": 0, "value": ""}  # REST's alone
+        kind.model_validate(one, strict=True)
 
 
 def test_the_session_object_is_the_sdks() -> None:
