@@ -36,7 +36,7 @@ test: $(STAMP) $(NODE_STAMP) ## Run all tests; ARGS="tests/test_config.py" for s
 	$(BIN)/python -m pytest -q -rs $(ARGS)
 
 test-agents: $(STAMP) $(AGENTS_STAMP) ## Run LiveKit's and pipecat's own clients against the daemon (800 MB more)
-	REALTIMED_AGENTS_PYTHON=$(abspath $(AGENTS)/bin/python) \
+	AGENTS_PYTHON=$(abspath $(AGENTS)/bin/python) \
 	    $(BIN)/python -m pytest -q -rA tests/test_real_agents.py $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the floors of the architecture

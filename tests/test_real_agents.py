@@ -17,7 +17,7 @@ from daemon_process import DaemonProcess
 from speech import SAMPLES, manifest
 
 ROOT = Path(__file__).parent.parent
-PYTHON = Path(os.environ.get("REALTIMED_AGENTS_PYTHON") or ROOT / ".venv-agents/bin/python")
+PYTHON = Path(os.environ.get("AGENTS_PYTHON") or ROOT / ".venv-agents/bin/python")
 DRIVER = Path(__file__).parent / "agents" / "drive.py"
 SPOKEN = ("digits", "callsign")
 WORDS = [word for name in SPOKEN for word in manifest()[name].text.split()]
