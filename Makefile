@@ -68,7 +68,6 @@ $(STAMP): conf/requirements-cpu.txt conf/requirements-dev.txt setup.cfg
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-<<<<<<< HEAD
 # Node is no requirement: without it, or its packages, the tests of Node's clients skip.
 $(NODE_STAMP): tests/node/package-lock.json
 	@if ! command -v npm >/dev/null; then \
@@ -79,9 +78,8 @@ $(NODE_STAMP): tests/node/package-lock.json
 	else \
 	    echo 'npm ci failed: the tests of Node clients will be skipped.'; \
 	fi
-=======
+
 $(AGENTS_STAMP): conf/requirements-agents.txt
 	@$(PYTHON) -m venv $(AGENTS)
 	@$(AGENTS)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
 	@touch $@
->>>>>>> 4f27b55 (Run LiveKit's and pipecat's own clients, in an environment of their own)
