@@ -136,8 +136,8 @@ class AudioDecoder:
     output sample n is the sound at n / `target_rate` seconds, or up to 0.12 ms earlier. It is flat
     to 0.9 of the narrower band and holds back what its filter has not seen the future of: with a
     target of 16 kHz `produced` is at most 480 samples (30 ms) behind at 8 kHz, 160 (10 ms) at 24
-    kHz, 590 (37 ms) at 48 kHz and 650 (41 ms) at 44.1 kHz. Nothing is held back where the rates
-    are equal.
+    kHz, 590 (37 ms) at 48 kHz, 650 (41 ms) at 44.1 kHz and nowhere more than 900 (56 ms). Nothing
+    is held back where the rates are equal.
     """
 
     def __init__(self, encoding: str, sample_rate: int, target_rate: int = 16_000) -> None:
