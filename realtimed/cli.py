@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import trio
 
 import realtimed
+from realtimed.config import Settings
 from realtimed.errors import RealtimedError, StartError
 
 _USAGE = """\
@@ -59,10 +60,16 @@ def _serve(argv: list[str]) -> int:
     from realtimed.daemon import Daemon
     from realtimed.flags import settings_from_serve_args
     from realtimed.ops import logs
+    from realtimed.ops.systemd import ServiceManager, inherited_sockets
 
-    settings = settings_from_serve_args(argv, os.environ)
+    def load() -> Settings:
+        return settings_from_serve_args(argv, os.environ)
+
+    settings = load()
     logs.set_up(settings.log_level, settings.log_format)
-    return trio.run(Daemon(settings).run)
+    manager = ServiceManager.from_environment(os.environ)
+    sockets = inherited_sockets(os.environ)
+    return trio.run(Daemon(settings, reload=load, manager=manager, inherited=sockets).run)
 
 
 def _check_config(argv: list[str]) -> int:

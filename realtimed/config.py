@@ -97,6 +97,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     drain_s: Annotated[
         _Seconds, Meta(description="sessions have to finish when the daemon stops")
     ] = 30.0
+    drain_spread_s: Annotated[
+        _Seconds,
+        Meta(description="of that: open utterances go on, and sessions are closed one by one"),
+    ] = 10.0
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -128,6 +132,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         tuple[_Text, ...],
         Meta(description="web pages that may connect: scheme://host[:port]; * is any"),
     ] = ()
+    admin: Annotated[
+        bool, Meta(description="serve health, metrics and drain on a listener of their own")
+    ] = True
+    admin_host: Annotated[_Text, Meta(description="address of the admin listener")] = "127.0.0.1"
+    admin_port: Annotated[
+        int, Meta(ge=0, le=65535, description="port of the admin listener; 0 takes a free one")
+    ] = 8010
     max_sessions: Annotated[
         _Count | None,
         Meta(description="sessions at once (default: 4 for each engine slot; 1 without the gate)"),

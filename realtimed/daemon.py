@@ -4,7 +4,10 @@ import errno
 import gc
 import logging
 import signal
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import trio
@@ -16,6 +19,10 @@ from realtimed.engine.args import BUNDLED_ARGS, BUNDLED_ENVIRONMENT
 from realtimed.engine.core import Engine, EngineSpec
 from realtimed.engine.spec import ModelInfo
 from realtimed.errors import EngineStartError, RealtimedError, StartError, WireError
+from realtimed.observer import Observer
+from realtimed.ops import admin, logs
+from realtimed.ops.systemd import ServiceManager
+from realtimed.reload import Reloader
 from realtimed.server.access import AccessPolicy, is_loopback
 from realtimed.server.listener import Server, State
 from realtimed.server.tls import server_tls
@@ -28,6 +35,8 @@ from realtimed.transcription.utterance import Utterance
 log = logging.getLogger("realtimed.daemon")
 
 _PROGRESS_S = 5.0
+_NO_PROGRESS_S = 60.0
+"""The service manager gives up this long after the last sign of progress while loading."""
 _ENGINE_STOP_S = 10.0
 _WARM_UP_S = 60.0
 """The first inference may compile kernels; later ones may not take so long."""
@@ -41,11 +50,19 @@ class Daemon:
     """One listener, one engine, and the sessions between them."""
 
     settings: Settings
+    reload: Callable[[], Settings] | None = None
+    """Reads the settings again, for SIGHUP."""
+    manager: ServiceManager = field(default_factory=ServiceManager)
+    inherited: Sequence[socket.socket] = ()
+    """Sockets to listen on instead of the settings' host and port."""
     engine: Engine = field(init=False)
     server: Server = field(init=False)
+    observer: Observer = field(init=False)
     ready: trio.Event = field(init=False, default_factory=trio.Event)
     """Set once a real inference has come back."""
     port: int = field(init=False, default=0)
+    _host: str = field(init=False, default="")
+    admin_port: int = field(init=False, default=0)
     _stop: trio.Event = field(init=False, default_factory=trio.Event)
     _engine_gone: trio.Event = field(init=False, default_factory=trio.Event)
     _failure: RealtimedError | None = field(init=False, default=None)
@@ -61,6 +78,7 @@ class Daemon:
             tls=server_tls(settings),
             strict_model_names=settings.strict_model_names,
         )
+        self.observer = Observer(self.engine, self.server)
 
     def stop(self) -> None:
         """Drain and end; `run` returns."""
@@ -72,12 +90,18 @@ class Daemon:
         Raises: `StartError` if the daemon cannot start, `EngineDeadError` if the engine died.
         """
         listeners = await self._listen()
+        admin_socket = self._listen_for_admin() if self.settings.admin else None
         detection = SpeechDetection(await trio.to_thread.run_sync(SpeechModel))
         # Ends when the engine is gone and the sessions are drained, or at a second signal.
         async with trio.open_nursery() as nursery:
             if on_signal:
                 nursery.start_soon(self._watch_signals, nursery.cancel_scope)
                 nursery.start_soon(self._tell_state)
+                nursery.start_soon(self._reload_on_sighup)
+            nursery.start_soon(self.observer.run)
+            nursery.start_soon(self._watch_for_manager)
+            if admin_socket is not None:
+                nursery.start_soon(self._serve_admin, admin_socket)
             await nursery.start(self.server.serve, listeners)
             nursery.start_soon(detection.run)
             nursery.start_soon(self._run_engine, detection)
@@ -95,23 +119,49 @@ class Daemon:
     # --- start ----------------------------------------------------------------------------
 
     async def _listen(self) -> list[trio.SocketListener]:
-        host, port = self.settings.host, self.settings.port
+        if self.inherited:
+            from_stdlib = trio.socket.from_stdlib_socket
+            listeners = [trio.SocketListener(from_stdlib(each)) for each in self.inherited]
+        else:
+            listeners = await self._open_listeners(self.settings.host, self.settings.port)
+        names = [listener.socket.getsockname() for listener in listeners]
+        # A Unix socket has a path, which is no place for a client's URL.
+        addresses = [name[:2] for name in names if isinstance(name, tuple)]
+        host, self.port = addresses[0] if addresses else ("", 0)
+        self._host = host if self.inherited else self.settings.host
+        log.info("listening on %s, not ready yet", self._url)
+        self._warn_if_open([host for host, _ in addresses])
+        return listeners
+
+    async def _open_listeners(self, host: str, port: int) -> list[trio.SocketListener]:
         try:
-            listeners = await trio.open_tcp_listeners(port, host=host)
+            return await trio.open_tcp_listeners(port, host=host)
         except OSError as error:
             reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror
             raise StartError(
                 f"Cannot listen on {host}:{port}: {reason}. Choose another with --host or --port."
             ) from error
-        self.port = int(listeners[0].socket.getsockname()[1])
-        log.info("listening on %s, not ready yet", self._url)
-        self._warn_if_open([listener.socket.getsockname()[0] for listener in listeners])
-        return listeners
+
+    def _listen_for_admin(self) -> socket.socket:
+        listener = admin.listen(self.settings.admin_host, self.settings.admin_port)
+        self.admin_port = int(listener.getsockname()[1])
+        log.info("admin listener on http://%s:%d", self.settings.admin_host, self.admin_port)
+        return listener
+
+    async def _serve_admin(self, listener: socket.socket) -> None:
+        shown = admin.Admin(
+            read=self.observer.read,
+            served_models=lambda: self.engine.served_names,
+            drain=self.stop,
+            drain_s=lambda: self.settings.limits.drain_s,
+        )
+        # Until the last session has gone: how far a drain has come is seen there.
+        await admin.serve_admin(shown, listener, self._engine_gone.wait)
 
     @property
     def _url(self) -> str:
         scheme = "ws" if self.server.tls is None else "wss"
-        return f"{scheme}://{self.settings.host}:{self.port}/v1/realtime"
+        return f"{scheme}://{self._host}:{self.port}/v1/realtime"
 
     def _warn_if_open(self, addresses: list[str]) -> None:
         keys = self.server.access.key_count
@@ -145,6 +195,7 @@ class Daemon:
     def _progress(self, phase: str) -> None:
         self._phase, self._phase_began = phase, trio.current_time()
         log.info("loading: %s", phase)
+        self.manager.loading(phase, _NO_PROGRESS_S)
 
     async def _report_progress(self) -> None:
         while not self.ready.is_set() and not self._stop.is_set():
@@ -153,6 +204,7 @@ class Daemon:
             if not self.ready.is_set() and not self._stop.is_set():
                 seconds = trio.current_time() - self._phase_began
                 log.info("loading: %s, %.0f s so far", self._phase, seconds)
+                self.manager.loading(self._phase, _NO_PROGRESS_S)
 
     async def _warm_up(self, detection: SpeechDetection) -> None:
         """Recognise one second of silence, then open for business."""
@@ -162,10 +214,7 @@ class Daemon:
             self.engine, detection, settings.limits, gate=settings.silence_gate
         )
         await _recognise_silence(server.recognition)
-        # Without the gate each session holds a slot for as long as an utterance lasts.
-        at_most = settings.limits.connections if settings.silence_gate else slots
-        usual = _SESSIONS_PER_SLOT * slots if settings.silence_gate else slots
-        server.max_sessions = min(settings.max_sessions or usual, at_most)
+        server.max_sessions = _max_sessions(settings, slots)
         # What is loaded by now stays for good: the collector need not look through it again.
         gc.collect()
         gc.freeze()
@@ -173,6 +222,7 @@ class Daemon:
             return
         self.server.state = State.READY
         self.ready.set()
+        self.manager.ready(self.observer.status())
         log.info(
             "ready: %s on %s, %d sessions at once, %d of them speaking",
             ", ".join(self.engine.info.served_names),
@@ -180,6 +230,48 @@ class Daemon:
             server.max_sessions,
             min(slots, server.max_sessions),
         )
+
+    # --- while it runs --------------------------------------------------------------------
+
+    async def _watch_for_manager(self) -> None:
+        await self.ready.wait()
+        await self.manager.watch(self.observer.engine_alive, self.observer.status)
+
+    async def _reload_on_sighup(self) -> None:
+        if self.reload is None:
+            return
+        parts = (self._prepare_logs, self._prepare_server)
+        reloader = Reloader(self.reload, parts)
+        with trio.open_signal_receiver(signal.SIGHUP) as signals:
+            async for _ in signals:
+                await self._reload(reloader)
+
+    async def _reload(self, reloader: Reloader) -> None:
+        started = self.ready.is_set() and not self._stop.is_set()
+        if started:
+            self.manager.reloading()
+        wanted = await reloader.reload(self.settings)
+        if wanted is None:
+            self.observer.reloads.failure()
+        else:
+            self.settings = wanted
+            self.observer.reloads.success()
+        if started:
+            self.manager.ready(self.observer.status())
+
+    def _prepare_logs(self, settings: Settings) -> Callable[[], None]:
+        return partial(logs.set_up, settings.log_level, settings.log_format)
+
+    def _prepare_server(self, settings: Settings) -> Callable[[], None]:
+        def put_into_force() -> None:
+            server, limits = self.server, settings.limits
+            server.limits, server.strict_model_names = limits, settings.strict_model_names
+            if server.recognition is not None:
+                gate = settings.silence_gate
+                server.recognition = server.recognition.with_limits(limits, gate=gate)
+                server.max_sessions = _max_sessions(settings, self.engine.info.max_num_seqs)
+
+        return put_into_force
 
     # --- stop -----------------------------------------------------------------------------
 
@@ -223,6 +315,7 @@ class Daemon:
 
     async def _drain(self) -> None:
         limits = self.settings.limits
+        self.manager.stopping(limits.drain_s + _ENGINE_STOP_S + _NO_PROGRESS_S)
         with trio.move_on_after(limits.drain_s) as scope:
             await self.server.drain()
         if scope.cancelled_caught:
@@ -254,6 +347,13 @@ async def _recognise_silence(recognition: Recognition) -> None:
         failures.append(error)
     if failures:
         raise EngineStartError(f"The first inference failed: {failures[0].message}")
+
+
+def _max_sessions(settings: Settings, slots: int) -> int:
+    """Sessions at once: without the gate each holds a slot as long as an utterance lasts."""
+    at_most = settings.limits.connections if settings.silence_gate else slots
+    usual = _SESSIONS_PER_SLOT * slots if settings.silence_gate else slots
+    return min(settings.max_sessions or usual, at_most)
 
 
 def _spec(settings: Settings) -> EngineSpec:

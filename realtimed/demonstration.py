@@ -31,7 +31,7 @@ def run(argv: list[str]) -> int:
 
 
 async def _demonstrate(sample: str) -> int:
-    daemon = Daemon(Settings(port=0))
+    daemon = Daemon(Settings(port=0, admin=False))
     # Ends when the daemon does: it is told to stop once the sample is through.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_converse, daemon, sample)

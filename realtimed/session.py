@@ -263,14 +263,27 @@ class Session:
         end: list[Action] = [End(utterance, self.received)]
         return [*end, refuse(error, utterance)]
 
-    def warn(self, code: str, message: str, utterance: int | None = None) -> list[Action]:
+    def warn(
+        self,
+        code: str,
+        message: str,
+        utterance: int | None = None,
+        *,
+        deadline_s: float | None = None,
+    ) -> list[Action]:
         """Something to know about the session or one utterance, ended or not."""
-        return [Emit(Warned(code, message, utterance))] if WARNINGS in self.include else []
+        warned = Warned(code, message, utterance, deadline_s)
+        return [Emit(warned)] if WARNINGS in self.include else []
 
     @property
     def unfinished(self) -> int:
         """Utterances that have begun and have had no terminal event."""
         return len(self._texts)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is lost if the session ends now."""
+        return not self._texts and (self.turn_detection is not None or not self.kept)
 
     @property
     def kept(self) -> int:

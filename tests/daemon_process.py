@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,19 @@ class DaemonProcess:
     @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def admin(self) -> str:
+        return self.wait_for(r"admin listener on (http://\S+)")[1]
+
+    def get(self, path: str, *, method: str = "GET", **headers: str) -> tuple[int, str]:
+        """Status and body of a request to the admin listener."""
+        request = urllib.request.Request(self.admin + path, method=method, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
 
     @property
     def log(self) -> str:
@@ -168,4 +183,5 @@ def _clean_environment() -> dict[str, str]:
 
 
 def _with_port(arguments: Sequence[str]) -> list[str]:
-    return [*arguments] if "--port" in arguments else [*arguments, "--port", "0"]
+    free = [flag for flag in ("--port", "--admin-port") if flag not in arguments]
+    return [*arguments, *(word for flag in free for word in (flag, "0"))]

@@ -28,6 +28,7 @@ LIMITS = {
     "pending-utterances": 4,
     "connections": 40,
     "close-s": 2,
+    "drain-spread-s": 2,
 }
 MAX_MODEL_LEN = 128
 SPEECH = load_sample("callsign")

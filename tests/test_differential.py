@@ -121,7 +121,11 @@ async def test_tokens_and_text_equal_vllms(
     cases = select([checkpoint])
     # Every frame is compared, whether or not somebody speaks in it.
     settings = Settings(
-        port=0, model=str(models[checkpoint]), engine=dict(ENGINE_ARGS), silence_gate=False
+        port=0,
+        admin=False,
+        model=str(models[checkpoint]),
+        engine=dict(ENGINE_ARGS),
+        silence_gate=False,
     )
     daemon = Daemon(settings)
     ours: dict[str, Answer] = {}

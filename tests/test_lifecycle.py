@@ -21,7 +21,7 @@ GONE_S = 30.0
 @pytest.fixture
 def fresh() -> DaemonProcess:
     """A daemon of the test's own, killed afterwards if the test has not ended it."""
-    process = DaemonProcess("--max-sessions", "8")
+    process = DaemonProcess("--max-sessions", "8", "--limits.drain-spread-s", "2")
     yield process  # type: ignore[misc]
     process._process.kill()
     process.wait()

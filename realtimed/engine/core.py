@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from realtimed.engine import args as engine_args
 from realtimed.engine.channel import CoreChannel, EngineCoreDied
 from realtimed.engine.frames import FrameRequests, FrameTemplate
+from realtimed.engine.load import EngineLoad
 from realtimed.engine.plugin import COUNTS_METHOD
 from realtimed.engine.spec import ModelInfo
 from realtimed.errors import (
@@ -78,6 +79,7 @@ class EngineStream:
         self._on_failure = on_failure
         self._started = False
         self._closed = False
+        self._in_flight = False
         self._template: FrameTemplate | None = None
 
     def send(self, token_ids: Sequence[int], audio: NDArray[np.float32]) -> None:
@@ -91,6 +93,8 @@ class EngineStream:
             raise AssertionError("a frame has tokens and audio, and goes to an open stream")
         self._started = True
         self._engine._send_frame(self, token_ids, audio)
+        self._in_flight = True
+        self._engine.load.sent()
 
     def close(self) -> None:
         """End the request and free its slot in the engine."""
@@ -99,7 +103,14 @@ class EngineStream:
         self._closed = True
         self._engine._close_stream(self, abort=self._started)
 
+    def _settle(self) -> None:
+        """The frame in flight, if there is one, is answered or will never be."""
+        if self._in_flight:
+            self._in_flight = False
+            self._engine.load.settled()
+
     def _deliver(self, token_ids: list[int], logprobs: Any, finish_reason: object) -> None:
+        self._settle()
         # A chunk ends with STOP or LENGTH; anything else means the engine gave the request up.
         try:
             if str(finish_reason) in ("abort", "error"):
@@ -134,6 +145,7 @@ class Engine:
         self._info: ModelInfo | None = None
         self.steps = 0
         """Engine steps answered since the start."""
+        self.load = EngineLoad()
 
     # --- life -----------------------------------------------------------------------------
 
@@ -183,6 +195,16 @@ class Engine:
         if self._info is None:
             raise AssertionError("the engine is not loaded")
         return self._info
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """What the model is called here, loaded or not; the first is its proper name."""
+        return self._spec.served_names or (self._spec.model,)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the engine has been up and answers no more."""
+        return self._pumped.is_set()
 
     # --- streams --------------------------------------------------------------------------
 
@@ -244,6 +266,7 @@ class Engine:
     def _close_stream(self, stream: EngineStream, *, abort: bool) -> None:
         if self._streams.pop(stream.request_id, None) is None or not abort:
             return
+        stream._settle()
         # For a paused request the abort does in the scheduler just what the final request of
         # vLLM's own path does, and it cannot create a stray request if it comes late.
         if self._channel is not None and not self._pumped.is_set():
@@ -252,6 +275,7 @@ class Engine:
     def _dispatch(self, outputs: Any) -> None:
         """Hand one engine step to its streams."""
         self.steps += 1
+        self.load.stepped(len(outputs.outputs))
         for output in outputs.outputs:
             stream = self._streams.get(output.request_id)
             if stream is not None:
@@ -330,7 +354,7 @@ class Engine:
         self._channel = _open_channel(config)
         self._info = ModelInfo(
             model=spec.model,
-            served_names=spec.served_names or (spec.model,),
+            served_names=self.served_names,
             architecture=cls.__name__,
             geometry=geometry,
             max_model_len=length,

@@ -1,1 +1,1 @@
-"""What an operator sees: logs, and later metrics, health and systemd."""
+"""What an operator sees: logs, metrics, health, systemd. Reads what others expose, as values."""

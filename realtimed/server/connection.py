@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import trio
@@ -16,6 +17,7 @@ from realtimed.config import Limits
 from realtimed.errors import Draining, Ended, IdleTimeout, InvalidAudio, SlowReader, WireError
 from realtimed.server.access import Identity
 from realtimed.server.outbox import Outbox
+from realtimed.server.tally import Tally, UtteranceTimes
 from realtimed.server.turns import Turns
 from realtimed.server.websocket import SocketClosed, WebSocket
 from realtimed.session import Action, Begin, Cancel, Emit, End, Phase, Session, refuse
@@ -48,6 +50,9 @@ _RESUMED = {
     CutReason.STALL: "The engine stopped answering: recognition began again behind the last word.",
     CutReason.BLANKS: "Speech gave no words: recognition began again behind the last word.",
 }
+_VIOLATIONS = {1002: "protocol_error", 1007: "invalid_utf8", 1009: "message_too_big"}
+"""Close codes with which a bad frame ends a connection."""
+_Error = TypeVar("_Error", WireError, SocketClosed)
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +64,9 @@ class Connection:
     recognition: Recognition
     opening: Opening
     identity: Identity
+    tally: Tally = field(default_factory=Tally)
+    began: float = field(default_factory=trio.current_time)
+    """Trio's time."""
     limits: Limits = field(init=False)
     session: Session = field(init=False)
     buffer: AudioBuffer = field(init=False)
@@ -68,6 +76,10 @@ class Connection:
     _utterances: trio.MemorySendChannel[Utterance] = field(init=False)
     _receiving: trio.CancelScope = field(init=False, default_factory=trio.CancelScope)
     _fewer: trio.Event = field(init=False, default_factory=trio.Event)
+    _transcriber: Transcriber = field(init=False)
+    _times: UtteranceTimes = field(init=False)
+    _leaving: bool = field(init=False, default=False)
+    """To be drained as soon as no utterance is open."""
     _draining: bool = field(init=False, default=False)
     _finished: bool = field(init=False, default=False)
     """The client has said that no more audio comes."""
@@ -87,6 +99,11 @@ class Connection:
         self._decoder = AudioDecoder("pcm_s16le", self.session.sample_rate)
         self.buffer = self.recognition.buffer()
         self.buffer.hearing.on_failure = self._fail
+        listener = Listener(
+            self._on_text, self._on_done, self._on_failed, self._on_cut, self._on_queued
+        )
+        self._transcriber = self.recognition.transcriber(self.buffer, listener)
+        self._times = UtteranceTimes(self.tally)
         self.outbox = Outbox(
             self._send_text,
             self._encode,
@@ -99,14 +116,21 @@ class Connection:
         close: WireError | None = None
         try:
             await self._converse()
-        except* SocketClosed:
-            pass
+        except* SocketClosed as group:
+            self._note_violation(group)
         except* WireError as group:
             close = _first_leaf(group)
         if self._failure is not None:
             raise self._failure
         if close is not None:
             await self._end(close)
+
+    def _note_violation(self, group: BaseExceptionGroup[SocketClosed]) -> None:
+        """A frame that fails the connection (RFC 6455 section 7.1.7) is its outcome."""
+        violation = _VIOLATIONS.get(_first_leaf(group).code)
+        if violation is not None:
+            self.outcome = violation
+            self.tally.rejected[violation] += 1
 
     @property
     def id(self) -> str:
@@ -123,6 +147,33 @@ class Connection:
         """Audio received, in seconds on the session's clock."""
         return self.session.received / self.session.sample_rate
 
+    @property
+    def lag_s(self) -> float:
+        """Seconds of audio received that the engine has not answered for."""
+        return self._transcriber.lag_samples / self.session.sample_rate
+
+    @property
+    def idle(self) -> bool:
+        """Whether the client loses nothing if the session ends now."""
+        return self.session.idle
+
+    @property
+    def state(self) -> str:
+        """What the session does now, in one word."""
+        return "draining" if self._draining else self.session.phase.name.lower()
+
+    def announce_drain(self, within_s: float) -> None:
+        """Tell the client that the daemon stops; drain when no utterance is open any more.
+
+        `within_s`: seconds after which the caller will not wait for that.
+        """
+        self._leaving = True
+        message = (
+            f"The daemon is stopping: the session is closed behind the final that comes next, "
+            f"within {within_s:g} s."
+        )
+        self._perform(self.session.warn("draining", message, deadline_s=within_s))
+
     def drain(self) -> None:
         """Stop reading, let the utterances finish, then close with 1001."""
         self._draining = True
@@ -134,10 +185,6 @@ class Connection:
         """Run the three tasks; raises what ended them."""
         # Unbounded in itself: `_receive_one` reads nothing while too many are unfinished.
         self._utterances, utterances = trio.open_memory_channel[Utterance](math.inf)
-        listener = Listener(
-            self._on_text, self._on_done, self._on_failed, self._on_cut, self._on_queued
-        )
-        transcriber = self.recognition.transcriber(self.buffer, listener)
         if not isinstance(self.codec, Undecided):
             self._adopt(self.codec)
         self.outbox.put(SessionCreated(self.id, self.opening.created))
@@ -148,7 +195,7 @@ class Connection:
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self._watch_idle)
             finished = trio.Event()
-            nursery.start_soon(self._generate, transcriber, utterances, finished)
+            nursery.start_soon(self._generate, utterances, finished)
             await self._receive_until_drained()
             self._utterances.close()
             await finished.wait()
@@ -163,12 +210,9 @@ class Connection:
         self._all_tasks.cancel()
 
     async def _generate(
-        self,
-        transcriber: Transcriber,
-        utterances: trio.MemoryReceiveChannel[Utterance],
-        finished: trio.Event,
+        self, utterances: trio.MemoryReceiveChannel[Utterance], finished: trio.Event
     ) -> None:
-        await transcriber.run(utterances)
+        await self._transcriber.run(utterances)
         finished.set()
 
     async def _receive_until_drained(self) -> None:
@@ -177,9 +221,6 @@ class Connection:
                 self._receiving.cancel()
             while True:
                 await self._receive_one()
-        if not self._finished:
-            message = "The daemon is stopping: the finals follow, then the connection is closed."
-            self._perform(self.session.warn("draining", message))
         self._perform(self.session.drain())
 
     async def _receive_one(self) -> None:
@@ -205,6 +246,7 @@ class Connection:
         except WireError as error:
             if error.close_code is not None:
                 raise
+            self.tally.rejected[error.code] += 1
             self.outbox.put(refuse(error).event)
 
     async def _watch_idle(self) -> None:
@@ -300,11 +342,13 @@ class Connection:
                 case Emit():
                     self.outbox.put(action.event)
                 case Begin():
+                    self._times.began(action.utterance)
                     logprobs = LOGPROBS in self.session.include
                     self._open = Utterance(action.utterance, action.at, logprobs=logprobs)
                     self._utterances.send_nowait(self._open)
                 case End():
                     assert self._open is not None
+                    self._times.ended(action.utterance)
                     self._open.end = action.at
                     self._open = None
                     self.buffer.notify()
@@ -312,18 +356,21 @@ class Connection:
                     assert self._open is not None
                     self._open.end, self._open.cancelled = action.at, True
                     self._open = None
-                    self._fewer.set()
+                    self._times.forget(action.utterance)
+                    self._finish_one()
                     self.buffer.notify()
 
     # --- from recognition -----------------------------------------------------------------
 
     def _on_text(self, utterance: int, timed: TimedText) -> None:
+        self._times.text(utterance)
         told = (timed.text, timed.start, timed.end, timed.logprobs)
         self._perform(self.session.text(utterance, *told))
 
     def _on_done(self, utterance: int, usage: Usage, words: tuple[Word, ...]) -> None:
+        self._times.done(utterance)
         self._perform(self.session.done(utterance, usage, words))
-        self._fewer.set()
+        self._finish_one()
 
     def _on_cut(self, utterance: int, reason: CutReason) -> None:
         self.recognition.cuts[reason] += 1
@@ -337,7 +384,13 @@ class Connection:
 
     def _on_failed(self, utterance: int, error: WireError) -> None:
         self._perform(self.session.failed(utterance, error))
+        self._times.forget(utterance)
+        self._finish_one()
+
+    def _finish_one(self) -> None:
         self._fewer.set()
+        if self._leaving and self.session.idle:
+            self.drain()
 
     # --- from speech detection --------------------------------------------------------------
 
@@ -381,6 +434,6 @@ class Connection:
             await self.socket.close(error.close_code or 1011, error.message[:120])
 
 
-def _first_leaf(group: BaseExceptionGroup[WireError]) -> WireError:
+def _first_leaf(group: BaseExceptionGroup[_Error]) -> _Error:
     first = group.exceptions[0]
     return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first

@@ -11,7 +11,9 @@ from realtimed.errors import Refusal
 from realtimed.server import dialects
 from realtimed.server.access import AccessPolicy, Identity, site
 from realtimed.server.connection import Connection
+from realtimed.server.draining import let_go
 from realtimed.server.handshake import Upgrade, encode_accept, encode_refusal, read_upgrade
+from realtimed.server.tally import Tally
 from realtimed.server.tls import ServerTls
 from realtimed.server.websocket import WebSocket
 from realtimed.transcription.recognition import Recognition
@@ -50,6 +52,7 @@ class Server:
     sessions: set[Connection] = field(default_factory=set)
     connections: int = 0
     """Open TCP connections: sessions, handshakes, and refusals that are being read."""
+    tally: Tally = field(default_factory=Tally)
     _reserved: int = 0
     _emptied: trio.Event = field(default_factory=trio.Event)
 
@@ -66,13 +69,31 @@ class Server:
             task_status.started()
 
     async def drain(self) -> None:
-        """Refuse new sessions, finish the live ones, return when the last is gone.
+        """Refuse new sessions, let the live ones go, return when the last is gone.
 
         The caller sets the deadline.
         """
         self.state = State.DRAINING
-        for connection in list(self.sessions):
-            connection.drain()
+        spread_s = min(self.limits.drain_spread_s, self.limits.drain_s / 2)
+        await let_go(self.sessions, spread_s, self._all_gone)
+        await self._all_gone()
+
+    @property
+    def unready(self) -> Refusal | None:
+        """Why a new session would be refused now, if it would."""
+        if self.state is State.LOADING or self.recognition is None:
+            return Refusal(503, "loading", "The model is still loading.", retry_after_s=10)
+        if self.state is State.DRAINING:
+            return Refusal(503, "draining", "The daemon is stopping.", retry_after_s=30)
+        if self._reserved >= self.max_sessions:
+            message = f"All {self.max_sessions} sessions are taken."
+            return Refusal(503, "full", message, retry_after_s=5)
+        if self.recognition.slots.crowded:
+            message = "Every engine slot is taken, and as many utterances wait for one."
+            return Refusal(503, "busy", message, retry_after_s=10)
+        return None
+
+    async def _all_gone(self) -> None:
         while self._reserved:
             self._emptied = trio.Event()
             await self._emptied.wait()
@@ -111,7 +132,7 @@ class Server:
             self._check_capacity(address)
         except Refusal as refusal:
             # To say why would cost a TLS handshake, which is what a flood is after.
-            _log_refusal(refusal, Identity(address))
+            self._note_refusal(refusal, Identity(address))
             return None
         with trio.move_on_at(deadline):
             return await self.tls.handshake(transport, self.limits.tls_handshake_s)
@@ -129,7 +150,7 @@ class Server:
                     make_codec = self._admit(upgrade)
                     self.access.begin_session(identity)
         except Refusal as refusal:
-            _log_refusal(refusal, identity)
+            self._note_refusal(refusal, identity)
             await self._refuse(stream, refusal)
             return
         if upgrade is None:
@@ -156,18 +177,10 @@ class Server:
         if make_codec is None:
             paths = " or ".join(dialects.PATHS)
             raise Refusal(404, "not_found", f"No such path. Connect to {paths}.")
-        if self.state is State.LOADING:
-            raise Refusal(503, "loading", "The model is still loading.", retry_after_s=10)
-        if self.state is State.DRAINING:
-            raise Refusal(503, "draining", "The daemon is stopping.", retry_after_s=30)
-        if self.strict_model_names and self.recognition is not None:
+        if self.strict_model_names and self.state is State.READY and self.recognition is not None:
             dialects.check_model(upgrade, self.recognition.engine.info.served_names)
-        if self._reserved >= self.max_sessions:
-            message = f"All {self.max_sessions} sessions are taken."
-            raise Refusal(503, "full", message, retry_after_s=5)
-        if self.recognition is not None and self.recognition.slots.crowded:
-            message = "Every engine slot is taken, and as many utterances wait for one."
-            raise Refusal(503, "busy", message, retry_after_s=10)
+        if (refusal := self.unready) is not None:
+            raise refusal
         return make_codec
 
     async def _refuse(self, stream: trio.abc.Stream, refusal: Refusal) -> None:
@@ -203,15 +216,23 @@ class Server:
     ) -> None:
         """Serve one accepted socket to its end."""
         assert self.recognition is not None
-        connection = Connection(socket, codec, self.recognition, opening, identity)
+        connection = Connection(socket, codec, self.recognition, opening, identity, self.tally)
         self.sessions.add(connection)
         log.info("session begins", extra=connection.log_fields)
         try:
             if self.state is State.DRAINING:
                 connection.drain()
             await connection.run()
+        except Exception:
+            # The root of this session: a bug here must not end the others.
+            connection.outcome = "internal_error"
+            log.exception("session failed", extra={"session": connection.id})
+        except BaseException:
+            connection.outcome = "dropped"  # cancelled: the daemon would not wait any longer
+            raise
         finally:
             self.sessions.discard(connection)
+            self._count(connection)
             log.info(
                 "session ends",
                 extra={
@@ -222,6 +243,19 @@ class Server:
                 },
             )
 
+    def _count(self, connection: Connection) -> None:
+        """A session's own numbers outlive it here."""
+        tally = self.tally
+        tally.ended[connection.codec.NAME, connection.outcome] += 1
+        tally.audio_s += connection.audio_seconds
+        tally.received_bytes += connection.socket.received_bytes
+        tally.sent_bytes += connection.socket.sent_bytes
+
+    def _note_refusal(self, refusal: Refusal, identity: Identity) -> None:
+        self.tally.refused[refusal.code] += 1
+        fields = {"status": refusal.status, "code": refusal.code, "address": identity.address}
+        log.info("refused", extra={**fields, **identity.log_fields})
+
 
 def _address(transport: trio.SocketStream) -> str:
     """What the connection counts for; empty if the peer is gone already, or is no network's."""
@@ -230,8 +264,3 @@ def _address(transport: trio.SocketStream) -> str:
     except OSError:
         return ""
     return site(name[0]) if isinstance(name, tuple) else ""
-
-
-def _log_refusal(refusal: Refusal, identity: Identity) -> None:
-    fields = {"status": refusal.status, "code": refusal.code, "address": identity.address}
-    log.info("refused", extra={**fields, **identity.log_fields})

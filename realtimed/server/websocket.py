@@ -37,6 +37,8 @@ class WebSocket:
         self._reader = FrameReader(max_message_bytes)
         self._reader.feed(rest)
         self._sending = trio.StrictFIFOLock()
+        self.received_bytes = len(rest)
+        self.sent_bytes = 0
         self._torn = False
         """A frame was sent in part: nothing can follow it."""
 
@@ -117,6 +119,7 @@ class WebSocket:
             data = b""
         if not data:
             raise SocketClosed(_ABNORMAL)
+        self.received_bytes += len(data)
         self._reader.feed(data)
 
     async def _send(self, event: Event) -> None:
@@ -130,5 +133,6 @@ class WebSocket:
                 self._torn = True
                 await self._stream.send_all(data)
                 self._torn = False
+                self.sent_bytes += len(data)
             except (LocalProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
                 raise SocketClosed(_ABNORMAL) from None

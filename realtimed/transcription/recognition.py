@@ -1,7 +1,7 @@
 """What the recognition of all sessions shares: the engine, its slots, detection, the policy."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from realtimed.config import Limits
@@ -34,6 +34,16 @@ class Recognition:
         policy = CutPolicy.build(engine.info, limits, gate=gate)
         slots = SlotPool(engine.info.max_num_seqs, limits.queue_s)
         return cls(engine, detection, limits, policy, slots)
+
+    def with_limits(self, limits: Limits, *, gate: bool) -> Self:
+        """The same for sessions to come, under other limits: engine, slots and counts are shared.
+
+        Who waits for a slot now, waits as long as was said before.
+        """
+        self.slots.wait_s = limits.queue_s
+        return replace(
+            self, limits=limits, policy=CutPolicy.build(self.engine.info, limits, gate=gate)
+        )
 
     def buffer(self) -> AudioBuffer:
         """The audio of one session."""

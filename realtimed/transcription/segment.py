@@ -108,6 +108,12 @@ class Segment:
         return self.framer.position(frames - 1) if frames else self.begin
 
     @property
+    def answered_to(self) -> int:
+        """Session position up to which the engine has answered."""
+        answered = self.framer.frames - (1 if self._feed is None else 0)
+        return self.framer.position(answered - 1) if answered > 0 else self.begin
+
+    @property
     def recognised_to(self) -> int:
         """Session position up to which the engine has answered, the model's delay taken off."""
         if self.framer.frames == 0 or (self._feed is None and self.framer.frames == 1):

@@ -20,7 +20,7 @@ class SlotPool:
         """`wait_s`: seconds that a segment may wait for its turn."""
         self.total = total
         self.waiting = 0
-        self._wait_s = wait_s
+        self.wait_s = wait_s
         self._free = trio.Semaphore(total, max_value=total)
 
     @property
@@ -52,12 +52,12 @@ class SlotPool:
     async def _wait(self) -> None:
         self.waiting += 1
         try:
-            with trio.move_on_after(self._wait_s):
+            with trio.move_on_after(self.wait_s):
                 await self._free.acquire()
                 return
         finally:
             self.waiting -= 1
         raise EngineBusy(
-            f"All {self.total} engine slots were taken for {self._wait_s:g} s: the utterance was "
+            f"All {self.total} engine slots were taken for {self.wait_s:g} s: the utterance was "
             "ended. Send it again, or tell the operator that the server is too small."
         )

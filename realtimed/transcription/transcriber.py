@@ -16,7 +16,7 @@ from realtimed.engine.core import Engine, EngineStream
 from realtimed.errors import EngineFailed, WireError
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.policy import CutPolicy
-from realtimed.transcription.segment import CutReason
+from realtimed.transcription.segment import CutReason, Segment
 from realtimed.transcription.slots import SlotPool
 from realtimed.transcription.utterance import Next, SegmentChain, TimedText, Utterance
 from realtimed.wire.events import TokenLogprob, Usage, Word
@@ -54,6 +54,14 @@ class Transcriber:
     stall_s: float
     """Seconds without an answer to a frame after which the segment is begun again."""
     _stalls: int = field(init=False, default=0)
+    _segment_due: Segment | None = field(init=False, default=None)
+    """The segment that runs or waits for a slot."""
+
+    @property
+    def lag_samples(self) -> int:
+        """Audio received that the engine has not answered for; 0 where none is to be recognised."""
+        segment = self._segment_due
+        return 0 if segment is None else max(0, self.buffer.ring.end - segment.answered_to)
 
     async def run(self, utterances: trio.MemoryReceiveChannel[Utterance]) -> None:
         """Serve until the sending side of `utterances` is closed and all are finished.
@@ -75,6 +83,7 @@ class Transcriber:
                 if not utterance.cancelled:
                     self.listener.done(utterance.id, self._usage(chain), tuple(chain.words.words))
             assert utterance.end is not None
+            self._segment_due = None
             self.buffer.release(utterance.end)
 
     def _usage(self, chain: SegmentChain) -> Usage:
@@ -91,6 +100,7 @@ class Transcriber:
     async def _utterance(self, chain: SegmentChain) -> None:
         self._stalls = 0
         while True:
+            self._segment_due = chain.current
             async with self.slots.slot(lambda: self.listener.queued(chain.utterance.id)):
                 await self._segment(chain)
             chain.close_segment()
@@ -104,6 +114,7 @@ class Transcriber:
         while (then := chain.advance()) is Next.PAUSE:
             # Until there is speech, or no more audio; the session's idle deadline bounds this.
             news = trio.Event()
+            self._segment_due = None
             self.buffer.on_news = news.set
             self.buffer.release(chain.keep_from_in_pause)
             await news.wait()

@@ -174,6 +174,8 @@ class Warned(Event, frozen=True, gc=False):
     code: str
     message: str
     utterance: int | None = None
+    deadline_s: float | None = None
+    """Seconds until what is warned of happens, where that is known."""
 
 
 class ErrorOccurred(Event, frozen=True, gc=False):

@@ -112,6 +112,7 @@ class _SpeechStopped(
 class _Warning(msgspec.Struct, tag_field="type", tag="warning", gc=False):
     warning: str
     code: str
+    deadline_s: float | UnsetType = UNSET
 
 
 class _Error(msgspec.Struct, tag_field="type", tag="error", gc=False):
@@ -226,7 +227,8 @@ def _to_wire(event: ServerEvent) -> msgspec.Struct:
         case SpeechStopped():
             return _SpeechStopped(round(event.at * 1_000))
         case Warned():
-            return _Warning(event.message, event.code)
+            within = UNSET if event.deadline_s is None else event.deadline_s
+            return _Warning(event.message, event.code, within)
         case SessionCreated():
             return _SessionCreated(event.id, event.created)
         case SessionUpdated() | Committed() | Cleared():
@@ -290,7 +292,7 @@ _SERVER_FIELDS: Final = {
     " and a list `words` of objects with `word`, `start` and `end`",
     "input_audio_buffer.speech_started": "an integer `audio_start_ms`",
     "input_audio_buffer.speech_stopped": "an integer `audio_end_ms`",
-    "warning": "a string `warning` and a string `code`",
+    "warning": "a string `warning`, a string `code` and, where present, a number `deadline_s`",
     "error": "a string `error` and a string or null `code`",
 }
 
@@ -346,7 +348,7 @@ def _from_wire(event: _ServerWire) -> ServerEvent:
         case _SpeechStopped():
             return SpeechStopped(0, event.audio_end_ms / 1_000)
         case _Warning():
-            return Warned(event.code, event.warning)
+            return Warned(event.code, event.warning, deadline_s=_or_none(event.deadline_s))
         case _SessionCreated():
             return SessionCreated(event.id, event.created)
 
