@@ -5,6 +5,11 @@ PYTHON ?= python3
 VENV ?= .venv
 AGENTS ?= .venv-agents
 ARGS ?=
+# Where `install-service` puts things, and where the daemon that they start is installed.
+DESTDIR ?=
+BINDIR ?= /opt/realtimed/bin
+UNITDIR ?= /etc/systemd/system
+CONFDIR ?= /etc/realtimed
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -16,10 +21,10 @@ TORCH := $(shell sed -n 's/^torch==.*/&+cpu/p' conf/requirements-cpu.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve bench test test-agents lint fmt clean
+.PHONY: help venv demo serve bench test test-agents lint fmt install-service clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
 venv: $(STAMP) $(NODE_STAMP) ## Make the virtual environment: CPU engine, development tools
 
@@ -48,6 +53,14 @@ lint: $(STAMP) ## Check style, types and the floors of the architecture
 fmt: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+install-service: ## Install the systemd units; BINDIR= is where realtimed is installed, DESTDIR= a root
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(CONFDIR)
+	for unit in realtimed.service realtimed@.service realtimed.socket; do \
+	    sed 's|@BINDIR@|$(BINDIR)|' conf/$$unit > $(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
+	done
+	test -e $(DESTDIR)$(CONFDIR)/realtimed.toml || \
+	    install -m 644 conf/realtimed.toml $(DESTDIR)$(CONFDIR)/realtimed.toml
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) $(AGENTS) tests/node/node_modules build dist *.egg-info .mypy_cache \

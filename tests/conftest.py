@@ -13,9 +13,11 @@ from secure_daemon import SecureDaemon, start_secure_daemon
 
 
 @pytest.fixture(scope="session")
-def session_daemon() -> Iterator[DaemonProcess]:
-    """A ready daemon on the bundled model."""
-    process = DaemonProcess()
+def session_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    """A ready daemon on the bundled model, with an empty configuration file."""
+    config_file = tmp_path_factory.mktemp("daemon") / "realtimed.toml"
+    config_file.touch()
+    process = DaemonProcess(config_file=config_file)
     try:
         yield process.wait_ready()
     finally:

@@ -17,6 +17,7 @@ import trio
 
 READY_S = 180.0
 STOP_S = 45.0
+ADMIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,21 @@ class Counts:
 class DaemonProcess:
     """Starts `python -m realtimed serve --port 0 ...` and reads its log."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        config_file: Path | None = None,
+        through: Sequence[str] = (),
+    ) -> None:
+        """`through`: a command that starts the daemon."""
         self.lines: list[str] = []
+        self.config_file = config_file
+        if config_file is not None:
+            arguments = (*arguments, "--config", str(config_file))
         self._news = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "realtimed", "serve", *_with_port(arguments)],
+            [*through, sys.executable, "-m", "realtimed", "serve", *_with_port(arguments)],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
@@ -64,7 +75,7 @@ class DaemonProcess:
         """Status and body of a request to the admin listener."""
         request = urllib.request.Request(self.admin + path, method=method, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=ADMIN_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

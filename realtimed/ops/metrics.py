@@ -77,7 +77,8 @@ def _by(mapping: Callable[[Reading], Mapping[str, int]]) -> _Values:
 
 
 def _active(reading: Reading) -> _Labelled:
-    counts: dict[tuple[str, ...], float] = {}
+    # A dialect that was spoken once stays on the graph.
+    counts: dict[tuple[str, ...], float] = {(dialect,): 0 for dialect, _ in reading.ended}
     for session in reading.sessions:
         counts[session.dialect,] = counts.get((session.dialect,), 0) + 1
     return counts

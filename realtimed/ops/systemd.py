@@ -19,6 +19,8 @@ log = logging.getLogger("realtimed.ops")
 
 _FIRST_FD: Final = 3
 _STATUS_S: Final = 10.0
+_PATIENCE_S: Final = 0.5
+"""A manager that is slow to read may keep the daemon waiting so long, where it must be told."""
 
 
 class ServiceManager:
@@ -74,21 +76,20 @@ class ServiceManager:
             if was and not beating:
                 log.error("the engine answers nothing: the watchdog gets no more beats")
             beat = {"WATCHDOG": "1"} if beating and watchdog_s is not None else {}
-            self._tell(STATUS=status(), **beat)
+            self._tell(0.0, STATUS=status(), **beat)
             await trio.sleep(period_s)
 
-    def _tell(self, **fields: str) -> None:
+    def _tell(self, patience_s: float = _PATIENCE_S, **fields: str) -> None:
         if self._address is None:
             return
         message = "\n".join(f"{key}={value}" for key, value in fields.items())
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                # Never waits: a manager that does not read must not stop the sessions.
-                sender.setblocking(False)
+                sender.settimeout(patience_s)
                 sender.connect(self._address)
                 sender.send(message.encode())
-        except OSError as error:
-            log.warning("cannot tell the service manager: %s", error.strerror)
+        except OSError as error:  # a timeout is one, too
+            log.warning("cannot tell the service manager: %s", error)
 
 
 def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
