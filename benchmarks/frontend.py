@@ -89,6 +89,7 @@ FIGURES = (
 def default_commands() -> dict[str, ServerCommand]:
     """Both servers on the bundled model with equal engine arguments."""
     ours = [sys.executable, "-m", "realtimed", "serve", str(DEMO), "--port", "{port}"]
+    ours += ["--admin-port", "0"]
     # Every frame is recognised on both sides, whether or not somebody speaks.
     ours += ["--served-model-name", MODEL_NAME, "--engine.enforce-eager", "--no-silence-gate"]
     theirs = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(DEMO)]

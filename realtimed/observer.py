@@ -105,6 +105,7 @@ class Observer:
             ended=tally.ended,
             refused=tally.refused,
             rejected=tally.rejected,
+            tasks=trio.lowlevel.current_statistics().tasks_living,
             connections=server.connections,
             connections_limit=server.limits.connections,
             audio_s=tally.audio_s + sum(c.audio_seconds for c in live),

@@ -150,6 +150,7 @@ METRICS: Final[tuple[_Declared | _Histogram, ...]] = (
         labels=("code",),
         values=_by(lambda r: r.rejected),
     ),
+    _Declared(_Gauge, "tasks", "Trio tasks of the daemon.", lambda r: r.tasks),
     # --- audio and text ---
     _Declared(_Counter, "audio_seconds", "Audio received.", lambda r: r.audio_s),
     _Declared(

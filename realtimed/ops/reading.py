@@ -45,6 +45,8 @@ class Reading:
     """Sessions by dialect and outcome."""
     refused: Mapping[str, int]
     rejected: Mapping[str, int]
+    tasks: int
+    """Trio's."""
     connections: int
     connections_limit: int
     audio_s: float
