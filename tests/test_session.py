@@ -395,7 +395,25 @@ def test_warnings_are_told_where_they_are_included() -> None:
     one = session()
     one.configure(Configure("demo", include=frozenset({"warnings"})))
     assert one.warn("queued", "Wait.", 3) == [Emit(Warned("queued", "Wait.", 3))]
-    assert one.warn("draining", "Bye.") == [Emit(Warned("draining", "Bye."))]
+    bye = Emit(Warned("draining", "Bye.", deadline_s=10.0))
+    assert one.warn("draining", "Bye.", deadline_s=10.0) == [bye]
+
+
+def test_a_session_is_idle_where_its_end_would_lose_nothing() -> None:
+    one = session()
+    assert one.idle
+    one.audio(100)
+    assert not one.idle, "audio is kept for the next utterance"
+    one.commit(BEGIN)
+    one.commit(FINAL)
+    assert not one.idle, "its final is still to come"
+    one.done(0, USAGE)
+    assert one.idle
+    one.configure(Configure("demo", VAD))
+    one.audio(100)
+    assert one.idle, "with turn detection, what is kept is silence"
+    one.speech_started(100, 0)
+    assert not one.idle
 
 
 def test_what_an_update_does_not_mention_stays() -> None:

@@ -169,6 +169,9 @@ def test_extensions_have_the_fields_of_the_documentation() -> None:
     assert vllm.encode_server(Warned("queued", "Wait.", 3)) == (
         b'{"type":"warning","warning":"Wait.","code":"queued"}'
     )
+    bye = b'{"type":"warning","warning":"Bye.","code":"draining","deadline_s":9.5}'
+    assert vllm.encode_server(Warned("draining", "Bye.", deadline_s=9.5)) == bye
+    assert vllm.decode_server(bye) == Warned("draining", "Bye.", deadline_s=9.5)
 
 
 def test_client_events_have_the_fields_that_vllm_documents() -> None:
