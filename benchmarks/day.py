@@ -242,8 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
-    command = [sys.executable, "-m", "realtimed", "serve", str(DEMO), "--port", "{port}"]
-    command += ["--admin-port", "0", "--log-level", "info"]
+    command = [sys.executable, "-m", "realtimed", "serve", "--port", "{port}"]
+    command += ["--admin-port", "0"]
     with Server(ServerCommand("realtimed", tuple(command))) as server:
         found = re.search(r"admin listener on (\S+)", server.log_tail(sys.maxsize))
         assert found is not None
