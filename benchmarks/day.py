@@ -67,8 +67,6 @@ class Day:
     audio_s: float = 0.0
     clients: Counter[str] = field(default_factory=Counter)
     finals: int = 0
-    silent_finals: int = 0
-    """Finals of speech without a word."""
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -172,9 +170,9 @@ class _Client:
                 await self._speak(socket, self.samples[: len(self.samples) // 2])
                 await socket._stream.aclose()  # without a closing handshake, as it happens
                 return
-            await self._utterance(socket, silent=kind == "is_silent")
+            await self._utterance(socket)
 
-    async def _utterance(self, socket: WebSocketConnection, *, silent: bool) -> None:
+    async def _utterance(self, socket: WebSocketConnection) -> None:
         # Ends with the final.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._speak_and_end, socket)
@@ -186,7 +184,6 @@ class _Client:
                     self.day.failures.append(event["code"])
                     break
         self.day.finals += 1
-        self.day.silent_finals += not silent and not event.get("text", "").strip()
 
     async def _speak_and_end(self, socket: WebSocketConnection) -> None:
         await self._speak(socket, self.samples)
@@ -227,7 +224,7 @@ def report(day: Day) -> str:
     rows.append(
         f"\n{day.clients.total()} clients in {day.seconds:.0f} s ({clients}), "
         f"{day.audio_s / 3600:.1f} h of audio, {day.finals} finals, "
-        f"{day.silent_finals} of speech without a word, {len(day.failures)} failures"
+        f"{len(day.failures)} failures"
     )
     return "\n".join([*rows, *day.failures[:20]])
 

@@ -218,6 +218,8 @@ class Daemon:
         # What is loaded by now stays for good: the collector need not look through it again.
         gc.collect()
         gc.freeze()
+        # Once more: the collector waits for a quarter of what the last collection has found.
+        gc.collect()
         if self._stop.is_set():
             return
         self.server.state = State.READY

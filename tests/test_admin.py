@@ -82,7 +82,7 @@ async def test_a_session_moves_the_metrics_that_it_should(daemon: DaemonProcess)
     assert moved("realtimed_final_seconds_count") == 1
     assert moved("realtimed_lag_seconds_count") >= 2
     assert moved("realtimed_engine_step_seconds_count") > 10
-    assert moved("realtimed_engine_step_frames_sum") >= len(speech) / 1_280
+    assert moved("realtimed_engine_step_frames_sum") > 50, "a frame each 80 ms but for the first"
     assert moved('realtimed_cuts_total{reason="utterance_end"}') == 1
     assert after["realtimed_engine_frames_in_flight"] == 0
     assert after["realtimed_ready"] == after["realtimed_engine_up"] == 1

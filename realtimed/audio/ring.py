@@ -79,6 +79,11 @@ class AudioRing:
         """Forget everything before `position`; going back is ignored."""
         self._start = max(self._start, min(position, self._end))
 
+    def close(self) -> None:
+        """Forget all samples and the memory for them; there may be no more."""
+        self._start = self._end
+        self._data = np.empty(0, np.float32)
+
     def _grow(self, needed: int) -> None:
         held = self.copy(self._start, self._end)
         self._data = np.empty(min(self.capacity, max(needed, 2 * len(self._data))), np.float32)

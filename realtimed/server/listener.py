@@ -232,6 +232,7 @@ class Server:
             raise
         finally:
             self.sessions.discard(connection)
+            connection.buffer.close()
             self._count(connection)
             log.info(
                 "session ends",

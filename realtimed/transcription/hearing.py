@@ -65,6 +65,11 @@ class Hearing:
         """Judge no more, unless every window is to be judged."""
         self.active = self.always
 
+    def close(self) -> None:
+        """Judge nothing more, and tell nobody."""
+        self.active = self.always = False
+        self.on_window = self.on_judged = self.on_failure = None
+
     @property
     def pending(self) -> bool:
         """Whether a whole window waits to be judged."""
