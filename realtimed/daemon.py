@@ -62,6 +62,8 @@ class Daemon:
     """Set once a real inference has come back."""
     port: int = field(init=False, default=0)
     _host: str = field(init=False, default="")
+    _open: bool = field(init=False, default=False)
+    """Whether it listens beyond this machine."""
     admin_port: int = field(init=False, default=0)
     _stop: trio.Event = field(init=False, default_factory=trio.Event)
     _engine_gone: trio.Event = field(init=False, default_factory=trio.Event)
@@ -130,7 +132,8 @@ class Daemon:
         host, self.port = addresses[0] if addresses else ("", 0)
         self._host = host if self.inherited else self.settings.host
         log.info("listening on %s, not ready yet", self._url)
-        self._warn_if_open([host for host, _ in addresses])
+        self._open = not all(is_loopback(host) for host, _ in addresses)
+        self._warn_if_open()
         return listeners
 
     async def _open_listeners(self, host: str, port: int) -> list[trio.SocketListener]:
@@ -163,11 +166,11 @@ class Daemon:
         scheme = "ws" if self.server.tls is None else "wss"
         return f"{scheme}://{self._host}:{self.port}/v1/realtime"
 
-    def _warn_if_open(self, addresses: list[str]) -> None:
+    def _warn_if_open(self) -> None:
         keys = self.server.access.key_count
         if keys == 0:
             log.warning("api_keys_file names no key: every client will be refused")
-        elif keys is None and not all(map(is_loopback, addresses)):
+        elif keys is None and self._open:
             log.warning(
                 "everybody who reaches this address may connect: "
                 "set api_keys_file (realtimed hash-key), or listen on 127.0.0.1"
@@ -242,7 +245,7 @@ class Daemon:
     async def _reload_on_sighup(self) -> None:
         if self.reload is None:
             return
-        parts = (self._prepare_logs, self._prepare_server)
+        parts = (self._prepare_logs, self._prepare_server, self.server.access.prepare)
         reloader = Reloader(self.reload, parts)
         with trio.open_signal_receiver(signal.SIGHUP) as signals:
             async for _ in signals:
@@ -258,6 +261,7 @@ class Daemon:
         else:
             self.settings = wanted
             self.observer.reloads.success()
+            self._warn_if_open()
         if started:
             self.manager.ready(self.observer.status())
 
@@ -265,8 +269,11 @@ class Daemon:
         return partial(logs.set_up, settings.log_level, settings.log_format)
 
     def _prepare_server(self, settings: Settings) -> Callable[[], None]:
+        tls = server_tls(settings)
+
         def put_into_force() -> None:
             server, limits = self.server, settings.limits
+            server.tls = tls
             server.limits, server.strict_model_names = limits, settings.strict_model_names
             if server.recognition is not None:
                 gate = settings.silence_gate

@@ -127,7 +127,7 @@ class Observer:
             reload=ReloadReading(
                 reloads.succeeded, reloads.failed, reloads.last_failed, reloads.last_success
             ),
-            tls_not_after=None,
+            tls_not_after=None if server.tls is None else server.tls.not_after.timestamp(),
         )
 
     def _cut(self, reason: CutReason) -> int:

@@ -40,6 +40,9 @@ _AT_ONCE: Final = (
     "log_format",
     "max_sessions",
     "limits.connections",
+    "limits.connections_per_address",
+    "limits.sessions_per_address",
+    "limits.tls_handshake_s",
     "limits.handshake_s",
     "limits.queue_s",
     "limits.drain_s",
@@ -82,7 +85,7 @@ class Reloader:
             commit()
         kinds = (When.AT_ONCE, When.NEW_SESSIONS)
         keys = [key for kind in kinds for key in changed(current, wanted, kind)]
-        log.info("reloaded: %s", ", ".join(keys) or "nothing has changed")
+        log.info("reloaded; settings that have changed: %s", ", ".join(keys) or "none")
         return wanted
 
     def _prepare(self, current: Settings) -> tuple[Settings, list[Callable[[], None]]]:

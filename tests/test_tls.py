@@ -16,8 +16,8 @@ from trio_websocket import open_websocket_url
 
 from realtimed.client import InvalidUrl, NotReachable, Refused, connect
 from realtimed.config import Limits
-from realtimed.errors import ConfigError
 from realtimed.server.keys import key_line
+from realtimed.server.tls import ServerTls
 
 KEY = "0123456789abcdef"
 
@@ -215,35 +215,20 @@ async def test_half_open_connections_are_counted_and_the_one_too_many_costs_no_h
 
 
 @pytest.mark.parametrize("kind", [trustme.KeyType.ECDSA, trustme.KeyType.RSA])
-async def test_a_reload_shows_the_new_certificate_to_new_connections_only(
+async def test_another_certificate_is_shown_to_new_connections_only(
     certificate: Certificate, tmp_path: Path, kind: trustme.KeyType
 ) -> None:
     renewed = make_certificate(tmp_path / "new", kind=kind)
     async with echo_server(**certificate.settings) as served:
-        tls = served.server.tls
-        assert tls is not None
         before = await serial_number(served, trusting(certificate))
         async with await dial(served, trusting(certificate)) as old:
             assert (await ask(old))[0] == 101
-            tls.reload(renewed.cert, renewed.key)
+            served.server.tls = ServerTls(renewed.cert, renewed.key)
             assert await serial_number(served, trusting(renewed)) != before
             await old.send_all(b"\x81\x82\x00\x00\x00\x00hi")
             assert await old.receive_some() == b"\x81\x02hi"
         with pytest.raises(trio.BrokenResourceError):
             await dial(served, trusting(certificate))
-
-
-async def test_a_bad_reload_leaves_the_old_certificate_in_force(
-    certificate: Certificate, tmp_path: Path
-) -> None:
-    other = make_certificate(tmp_path / "other")
-    async with echo_server(**certificate.settings) as served:
-        tls = served.server.tls
-        assert tls is not None
-        before = await serial_number(served, trusting(certificate)), tls.not_after
-        with pytest.raises(ConfigError):
-            tls.reload(other.cert, certificate.key)
-        assert (await serial_number(served, trusting(certificate)), tls.not_after) == before
 
 
 # --- the client ----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ raises a `Refusal`.
 import ipaddress
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,25 +47,35 @@ class Identity:
 class AccessPolicy:
     """Decides about one daemon's connections and sessions, and counts them."""
 
+    _origins: frozenset[str]
+    _keys: Keyring | None
+    _limits: Limits
+
     def __init__(self, settings: Settings) -> None:
-        """Raises: `ConfigError`, as `configure`."""
+        """Raises: `ConfigError`, as `prepare`."""
         self._connections: Counter[str] = Counter()
         self._sessions_of_key: Counter[str] = Counter()
         self._sessions_of_address: Counter[str] = Counter()
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
-        """Take up what the settings say now, the file of keys included.
+        """Take up what the settings say now; `prepare` and what it returns, in one."""
+        self.prepare(settings)()
 
-        For what comes from here on: sessions that are there stay, and stay counted.
+    def prepare(self, settings: Settings) -> Callable[[], None]:
+        """Read what the settings say now, the file of keys included; the result takes it up.
 
-        Raises: `ConfigError`; then everything is as before.
+        For what comes from then on: sessions that are there stay, and stay counted.
+
+        Raises: `ConfigError`; what is returned raises nothing.
         """
         origins = frozenset(map(_allowed, settings.allowed_origins))
         keys = read_keys(Path(settings.api_keys_file)) if settings.api_keys_file else None
-        self._origins = origins
-        self._keys: Keyring | None = keys
-        self._limits: Limits = settings.limits
+
+        def take_up() -> None:
+            self._origins, self._keys, self._limits = origins, keys, settings.limits
+
+        return take_up
 
     @property
     def key_count(self) -> int | None:

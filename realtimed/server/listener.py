@@ -81,14 +81,14 @@ class Server:
     @property
     def unready(self) -> Refusal | None:
         """Why a new session would be refused now, if it would."""
-        if self.state is State.LOADING or self.recognition is None:
+        if self.state is State.LOADING:
             return Refusal(503, "loading", "The model is still loading.", retry_after_s=10)
         if self.state is State.DRAINING:
             return Refusal(503, "draining", "The daemon is stopping.", retry_after_s=30)
         if self._reserved >= self.max_sessions:
             message = f"All {self.max_sessions} sessions are taken."
             return Refusal(503, "full", message, retry_after_s=5)
-        if self.recognition.slots.crowded:
+        if self.recognition is not None and self.recognition.slots.crowded:
             message = "Every engine slot is taken, and as many utterances wait for one."
             return Refusal(503, "busy", message, retry_after_s=10)
         return None

@@ -27,23 +27,16 @@ class ServerTls:
     """When the certificate expires, in UTC."""
 
     def __init__(self, cert: Path, key: Path) -> None:
-        """Raises: `ConfigError`, as `reload`."""
-        self.reload(cert, key)
+        """Read a certificate with the chain behind it, and its private key without a passphrase.
 
-    def reload(self, cert: Path, key: Path) -> None:
-        """Show another certificate to those who connect from here on.
-
-        `cert` is a PEM file with the certificate and the chain behind it, `key` one with its
-        private key, without a passphrase.
+        Both are PEM files. Another certificate is another `ServerTls`: one context keeps one for
+        each kind of key, and would go on to show an old ECDSA certificate beside a new RSA one.
 
         Raises: `ConfigError` for files that cannot be read, that do not fit together, or whose
-        certificate is not valid now; then everything is as before.
+        certificate is not valid now.
         """
-        not_after = _check_dates(cert)
-        # A context of its own, and not another certificate in the old one: that keeps one for each
-        # kind of key, and would go on to show an old ECDSA certificate beside a new RSA one.
+        self.not_after = _check_dates(cert)
         self._context = _context(cert, key)
-        self.not_after = not_after
 
     async def handshake(
         self, transport: trio.SocketStream, timeout_s: float
@@ -69,7 +62,7 @@ class ServerTls:
 
 
 def server_tls(settings: Settings) -> ServerTls | None:
-    """What the settings ask for; `None` for plain TCP. Raises: `ConfigError`, as `reload`."""
+    """What the settings ask for; `None` for plain TCP. Raises: `ConfigError`, as `ServerTls`."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     return ServerTls(Path(settings.tls_cert), Path(settings.tls_key))
