@@ -12,10 +12,10 @@ import trio
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from realtimed.audio.formats import AudioDecoder, bytes_per_sample
 from realtimed.config import Limits
-from realtimed.errors import Draining, Ended, IdleTimeout, InvalidAudio, SlowReader, WireError
+from realtimed.errors import Draining, Ended, IdleTimeout, SlowReader, WireError
 from realtimed.server.access import Identity
+from realtimed.server.incoming import IncomingAudio
 from realtimed.server.outbox import Outbox
 from realtimed.server.tally import Tally, UtteranceTimes
 from realtimed.server.turns import Turns
@@ -30,7 +30,6 @@ from realtimed.wire.codec import Codec, Opening
 from realtimed.wire.events import (
     LOGPROBS,
     Append,
-    AudioFormat,
     Clear,
     ClientEvent,
     Commit,
@@ -83,8 +82,7 @@ class Connection:
     _draining: bool = field(init=False, default=False)
     _finished: bool = field(init=False, default=False)
     """The client has said that no more audio comes."""
-    _format: AudioFormat = field(init=False, default_factory=AudioFormat)
-    _decoder: AudioDecoder = field(init=False)
+    _incoming: IncomingAudio = field(init=False)
     _failure: Exception | None = field(init=False, default=None)
     _all_tasks: trio.CancelScope = field(init=False)
     _wanted: ServerVad | None = field(init=False, default=None)
@@ -96,7 +94,7 @@ class Connection:
         info = self.recognition.engine.info
         self.limits = self.recognition.limits
         self.session = Session(info.served_names, sample_rate=info.geometry.sample_rate)
-        self._decoder = AudioDecoder("pcm_s16le", self.session.sample_rate)
+        self._incoming = IncomingAudio(self.session.sample_rate)
         self.buffer = self.recognition.buffer()
         self.buffer.hearing.on_failure = self._fail
         listener = Listener(
@@ -239,7 +237,7 @@ class Connection:
     async def _read(self, codec: Codec, message: str | bytes) -> None:
         try:
             if isinstance(message, bytes):
-                await self._store(self._samples(message))
+                await self._store(self._incoming.decode(message))
             else:
                 for event in codec.decode(message):
                     await self._handle(event)
@@ -266,16 +264,16 @@ class Connection:
     async def _handle(self, event: ClientEvent) -> None:
         match event:
             case Append():
-                await self._store(self._samples(event.audio))
+                await self._store(self._incoming.decode(event.audio))
             case Commit():
-                await self._flush_decoder()
+                await self._store(self._incoming.flush())
                 self._perform(self.session.commit(event))
             case Configure():
                 self._configure(event)
             case Clear():
                 self._perform(self.session.clear())
             case Finish():
-                await self._flush_decoder()
+                await self._store(self._incoming.flush())
                 self._perform(self.session.commit(Commit(final=True)))
                 self._finished = True
                 self._receiving.cancel()
@@ -300,30 +298,10 @@ class Connection:
         return self.codec.encode(event)
 
     def _configure(self, event: Configure) -> None:
-        wanted = event.audio_format
-        if wanted is not UNSET and wanted != self._format:
-            self._format = wanted
-            rate = self.session.sample_rate
-            self._decoder = AudioDecoder(wanted.encoding, wanted.sample_rate, rate)
+        if event.audio_format is not UNSET:
+            self._incoming.choose(event.audio_format)
         self._perform(self.session.configure(event))
         self._detect_turns()
-
-    def _samples(self, audio: bytes) -> NDArray[np.float32]:
-        """Decode audio in the session's format to 1-d float32 at the model's rate.
-
-        Raises: `InvalidAudio` for an empty chunk or half a sample.
-        """
-        width = bytes_per_sample(self._format.encoding)
-        if not audio or len(audio) % width:
-            raise InvalidAudio(
-                f"Invalid audio data: expected a whole, non-zero number of {8 * width}-bit "
-                "samples; the chunk was dropped."
-            )
-        return self._decoder.decode(audio)
-
-    async def _flush_decoder(self) -> None:
-        """What the resampler still holds belongs to the utterance that ends here."""
-        await self._store(self._decoder.flush())
 
     async def _store(self, samples: NDArray[np.float32]) -> None:
         """Put audio into the ring, in pieces if it has to wait for room."""
