@@ -81,6 +81,22 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     resume_s: Annotated[
         _Seconds, Meta(description="audio kept behind recognition to restart from")
     ] = 12.0
+    engine_hang_s: Annotated[
+        _Seconds, Meta(description="the engine may make no step while frames wait, then is killed")
+    ] = 20.0
+    engine_restart_deadline_s: Annotated[
+        _Seconds, Meta(description="to bring a lost engine back before the sessions end")
+    ] = 120.0
+    engine_restarts: Annotated[
+        _Count, Meta(description="of the engine within the window before the daemon gives up")
+    ] = 5
+    engine_restart_window_s: Annotated[
+        _Seconds, Meta(description="in which restarts of the engine are counted")
+    ] = 600.0
+    canary_s: Annotated[
+        _Seconds, Meta(description="an idle engine makes no step before a test inference")
+    ] = 30.0
+    canary_deadline_s: Annotated[_Seconds, Meta(description="that test inference may take")] = 10.0
     queue_s: Annotated[_Seconds, Meta(description="an utterance may wait for an engine slot")] = (
         20.0
     )

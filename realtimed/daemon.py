@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import trio
 
 from realtimed import demo
@@ -17,8 +16,8 @@ from realtimed.audio.vad import SpeechModel
 from realtimed.config import Settings
 from realtimed.engine.args import BUNDLED_ARGS, BUNDLED_ENVIRONMENT
 from realtimed.engine.core import Engine, EngineSpec
-from realtimed.engine.spec import ModelInfo
-from realtimed.errors import EngineStartError, RealtimedError, StartError, WireError
+from realtimed.engine.supervisor import EngineSupervisor
+from realtimed.errors import EngineDeadError, EngineUnavailable, RealtimedError, StartError
 from realtimed.observer import Observer
 from realtimed.ops import admin, logs
 from realtimed.ops.systemd import ServiceManager
@@ -26,20 +25,18 @@ from realtimed.reload import Reloader
 from realtimed.server.access import AccessPolicy, is_loopback
 from realtimed.server.listener import Server, State
 from realtimed.server.tls import server_tls
+from realtimed.transcription.canary import recognise_silence
 from realtimed.transcription.detection import SpeechDetection
 from realtimed.transcription.recognition import Recognition
 from realtimed.transcription.segment import CutReason
-from realtimed.transcription.transcriber import Listener
-from realtimed.transcription.utterance import Utterance
 
 log = logging.getLogger("realtimed.daemon")
 
+_GONE = "The engine is gone: connect again when the daemon is ready."
 _PROGRESS_S = 5.0
 _NO_PROGRESS_S = 60.0
 """The service manager gives up this long after the last sign of progress while loading."""
 _ENGINE_STOP_S = 10.0
-_WARM_UP_S = 60.0
-"""The first inference may compile kernels; later ones may not take so long."""
 _SESSIONS_PER_SLOT = 4
 """Sessions that are admitted for each engine slot, where silence costs none: people speak less
 than half of the time."""
@@ -55,7 +52,7 @@ class Daemon:
     manager: ServiceManager = field(default_factory=ServiceManager)
     inherited: Sequence[socket.socket] = ()
     """Sockets to listen on instead of the settings' host and port."""
-    engine: Engine = field(init=False)
+    engine: EngineSupervisor = field(init=False)
     server: Server = field(init=False)
     observer: Observer = field(init=False)
     ready: trio.Event = field(init=False, default_factory=trio.Event)
@@ -72,8 +69,8 @@ class Daemon:
     _phase_began: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.engine = Engine(_spec(self.settings))
         settings = self.settings
+        self.engine = EngineSupervisor(_spec(settings), settings.limits, self._engine_changed)
         self.server = Server(
             settings.limits,
             access=AccessPolicy(settings),
@@ -89,7 +86,8 @@ class Daemon:
     async def run(self, *, on_signal: bool = True) -> int:
         """Serve until stopped; the exit code of the process: 0 for a clean stop only.
 
-        Raises: `StartError` if the daemon cannot start, `EngineDeadError` if the engine died.
+        Raises: `StartError` if the daemon cannot start, `EngineDeadError` if the engine was lost
+        for good.
         """
         listeners = await self._listen()
         admin_socket = self._listen_for_admin() if self.settings.admin else None
@@ -178,22 +176,24 @@ class Daemon:
 
     async def _run_engine(self, detection: SpeechDetection) -> None:
         try:
-            # Ends with the engine: stopped, dead, or never started.
+            # Ends with the engine: stopped, lost for good, or never started.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._report_progress)
-                await nursery.start(self._engine_task)
-                nursery.start_soon(self._warm_up, detection)
+
+                async def infer(engine: Engine) -> bool:
+                    return await recognise_silence(self._recognition(detection), engine)
+
+                await nursery.start(self.engine.run, self._progress, infer)
+                self._begin_to_serve()
+        except* EngineDeadError as group:
+            self._failure = _first(group)
+            self.server.fail(EngineUnavailable(_GONE))
         except* StartError as group:
             if not self._stop.is_set():
                 self._failure = _first(group)
         finally:
             self._engine_gone.set()
             self._stop.set()
-
-    async def _engine_task(
-        self, *, task_status: trio.TaskStatus[ModelInfo] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        await self.engine.run(self._progress, task_status=task_status)
 
     def _progress(self, phase: str) -> None:
         self._phase, self._phase_began = phase, trio.current_time()
@@ -209,14 +209,24 @@ class Daemon:
                 log.info("loading: %s, %.0f s so far", self._phase, seconds)
                 self.manager.loading(self._phase, _NO_PROGRESS_S)
 
-    async def _warm_up(self, detection: SpeechDetection) -> None:
-        """Recognise one second of silence, then open for business."""
-        self._progress("first inference")
+    def _recognition(self, detection: SpeechDetection) -> Recognition:
+        """What all sessions share, made when the first engine has said what it can run."""
+        if self.server.recognition is None:
+            settings = self.settings
+            self.server.recognition = Recognition.build(
+                self.engine, detection, settings.limits, gate=settings.silence_gate
+            )
+        return self.server.recognition
+
+    def _engine_changed(self) -> None:
+        """The engine was lost, or is back."""
+        if self.ready.is_set() and self.server.state is not State.DRAINING:
+            up = self.engine.availability.up
+            self.server.state = State.READY if up else State.ENGINE_DOWN
+
+    def _begin_to_serve(self) -> None:
+        """Open for business: the engine has answered."""
         settings, server, slots = self.settings, self.server, self.engine.info.max_num_seqs
-        server.recognition = Recognition.build(
-            self.engine, detection, settings.limits, gate=settings.silence_gate
-        )
-        await _recognise_silence(server.recognition)
         server.max_sessions = _max_sessions(settings, slots)
         # What is loaded by now stays for good: the collector need not look through it again.
         gc.collect()
@@ -240,7 +250,7 @@ class Daemon:
 
     async def _watch_for_manager(self) -> None:
         await self.ready.wait()
-        await self.manager.watch(self.observer.engine_alive, self.observer.status)
+        await self.manager.watch(self.engine.alive, self.observer.status)
 
     async def _reload_on_sighup(self) -> None:
         if self.reload is None:
@@ -274,6 +284,7 @@ class Daemon:
         def put_into_force() -> None:
             server, limits = self.server, settings.limits
             server.tls = tls
+            self.engine.use(limits)
             server.limits, server.strict_model_names = limits, settings.strict_model_names
             if server.recognition is not None:
                 gate = settings.silence_gate
@@ -310,6 +321,7 @@ class Daemon:
                         "engine_running": counts and counts[0],
                         "engine_waiting": counts and counts[1],
                         "engine_steps": self.engine.steps,
+                        "engine_restarts": self.engine.restarts,
                         **self._recognition_counts(),
                     },
                 )
@@ -329,33 +341,21 @@ class Daemon:
             await self.server.drain()
         if scope.cancelled_caught:
             log.warning("drain: %g s were not enough, dropping sessions", limits.drain_s)
+            await self._end_without_engine()
         self.engine.stop()
         with trio.move_on_after(_ENGINE_STOP_S):
             await self._engine_gone.wait()
 
-
-async def _recognise_silence(recognition: Recognition) -> None:
-    """One second of silence through the path that every utterance takes."""
-    samples = recognition.engine.info.geometry.sample_rate
-    buffer = recognition.buffer()
-    buffer.append(np.zeros(min(samples, buffer.ring.free), np.float32))
-    failures: list[WireError] = []
-    listener = Listener(
-        text=lambda _utterance, _text: None,
-        done=lambda _utterance, _usage, _words: None,
-        failed=lambda _utterance, error: failures.append(error),
-        cut=lambda _utterance, _reason: None,
-        queued=lambda _utterance: None,
-    )
-    send, receive = trio.open_memory_channel[Utterance](1)
-    send.send_nowait(Utterance(0, 0, buffer.ring.end))
-    send.close()
-    try:
-        await recognition.transcriber(buffer, listener, _WARM_UP_S).run(receive)
-    except WireError as error:
-        failures.append(error)
-    if failures:
-        raise EngineStartError(f"The first inference failed: {failures[0].message}")
+    async def _end_without_engine(self) -> None:
+        """Tell the sessions that waited for an engine until the end of the drain."""
+        if self.engine.availability.up or not self.server.sessions:
+            return
+        self._failure = EngineDeadError(
+            "The daemon was stopped while the engine was down: sessions ended without their finals."
+        )
+        self.server.fail(EngineUnavailable(_GONE))
+        with trio.move_on_after(self.settings.limits.close_s):
+            await self.server.all_gone()
 
 
 def _max_sessions(settings: Settings, slots: int) -> int:

@@ -9,6 +9,8 @@ Three families, told apart by who meets them:
 
 Messages are one line and say what happened, what was expected and what to do. They never
 carry Python reprs, paths of the server, stack traces, audio or text of a transcript.
+
+One reaches nobody: `EngineLost` is how the engine room tells recognition to begin again.
 """
 
 from typing import ClassVar
@@ -40,9 +42,16 @@ class EngineStartError(StartError):
 
 
 class EngineDeadError(StartError):
-    """The engine process died or stopped answering while serving."""
+    """The engine died or stopped answering while serving, and could not be brought back."""
 
     exit_code = 4
+
+
+# --- inside the daemon -------------------------------------------------------------------
+
+
+class EngineLost(RealtimedError):
+    """The engine that ran this request is gone; another one may come."""
 
 
 # --- to a peer, before the upgrade -------------------------------------------------------
@@ -133,7 +142,7 @@ class EngineBusy(WireError):
 
 
 class EngineUnavailable(WireError):
-    """The engine is gone; the session cannot go on (RFC 6455 close 1011)."""
+    """The engine is gone and does not come back; the session ends (RFC 6455 close 1011)."""
 
     code = "engine_unavailable"
     close_code = 1011

@@ -11,7 +11,7 @@ import trio
 
 import realtimed
 from realtimed.distribution import SECONDS, Distribution
-from realtimed.engine.core import Engine
+from realtimed.engine.supervisor import EngineSupervisor
 from realtimed.ops.reading import Reading, ReloadReading, SessionReading
 from realtimed.server.connection import Connection
 from realtimed.server.listener import Server
@@ -20,7 +20,6 @@ from realtimed.transcription.segment import CutReason
 _LOOK_S: Final = 1.0
 _HEADROOM_LOOKS: Final = 10
 _FRAME_S: Final = 0.08
-_MOST_STALLS: Final = 2
 
 
 @dataclass(slots=True)
@@ -44,14 +43,12 @@ class ReloadCount:
 class Observer:
     """Knows where everything is counted; looks once a second at what is nowhere counted."""
 
-    def __init__(self, engine: Engine, server: Server) -> None:
+    def __init__(self, engine: EngineSupervisor, server: Server) -> None:
         self._engine = engine
         self._server = server
         self.reloads = ReloadCount()
         self._lag_s = Distribution(SECONDS)
         self._steps: deque[tuple[int, float]] = deque(maxlen=_HEADROOM_LOOKS)
-        self._steps_seen = 0
-        self._stalls_seen = 0
 
     async def run(self) -> None:
         """Look once a second, until cancelled."""
@@ -68,19 +65,8 @@ class Observer:
 
     @property
     def engine_up(self) -> bool:
-        """Whether the engine is loaded and its process lives."""
-        return self._server.recognition is not None and not self._engine.gone
-
-    def engine_alive(self) -> bool:
-        """Whether the engine has answered something since it last had something to answer.
-
-        To be asked every few seconds. Beginning a stalled segment again must not look like a
-        good sign, so stalls without a step between them count.
-        """
-        steps, stalls = self._engine.load.step_s.count, self._cut(CutReason.STALL)
-        if steps != self._steps_seen:
-            self._steps_seen, self._stalls_seen = steps, stalls
-        return stalls - self._stalls_seen < _MOST_STALLS
+        """Whether the engine is loaded and takes requests."""
+        return self._engine.availability.up
 
     def status(self) -> str:
         """One line for `systemctl status`."""
@@ -115,6 +101,7 @@ class Observer:
             first_text_s=tally.first_text_s,
             final_s=tally.final_s,
             engine_up=self.engine_up,
+            engine_restarts=self._engine.restarts,
             engine_step_s=engine.load.step_s,
             engine_step_frames=engine.load.step_frames,
             engine_frames_in_flight=engine.load.frames_in_flight,

@@ -45,6 +45,12 @@ _AT_ONCE: Final = (
     "limits.tls_handshake_s",
     "limits.handshake_s",
     "limits.queue_s",
+    "limits.engine_hang_s",
+    "limits.engine_restart_deadline_s",
+    "limits.engine_restarts",
+    "limits.engine_restart_window_s",
+    "limits.canary_s",
+    "limits.canary_deadline_s",
     "limits.drain_s",
     "limits.drain_spread_s",
 )

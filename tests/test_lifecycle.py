@@ -1,6 +1,5 @@
 """Start, ready, stop: what a supervisor and an operator see of the process."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -88,25 +87,6 @@ async def test_sigkill_while_loading_leaves_no_process_behind(fresh: DaemonProce
             await trio.sleep(0.05)
     fresh.send_signal(signal.SIGKILL)
     assert await trio.to_thread.run_sync(wait_gone, processes, GONE_S) == []
-
-
-async def test_a_dead_engine_ends_the_sessions_and_the_daemon(fresh: DaemonProcess) -> None:
-    await trio.to_thread.run_sync(fresh.wait_ready)
-    async with raw_client(fresh.url) as client:
-        await client.commit()
-        await client.speak(load_sample("digits")[:32_000])
-        assert (await client.receive())["type"] == "transcription.delta"
-        for pid in fresh.descendants():
-            os.kill(pid, signal.SIGKILL)
-        await client.speak(load_sample("digits")[32_000:48_000])
-        last = {}
-        with pytest.raises(Exception, match="1011"):
-            while True:
-                last = await client.receive()
-        assert last["code"] == "engine_unavailable"
-    assert await trio.to_thread.run_sync(fresh.wait) == 4
-    assert "The engine died" in fresh.lines[-1]
-    assert "Traceback" not in fresh.log
 
 
 async def test_sigterm_while_loading_is_a_clean_stop(fresh: DaemonProcess) -> None:

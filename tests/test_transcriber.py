@@ -1,6 +1,6 @@
 """What no real engine does on demand: stalls, failures and death inside an utterance."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -13,8 +13,9 @@ from geometry import model
 
 from realtimed.audio.vad import SpeechModel
 from realtimed.config import Limits
+from realtimed.engine.availability import Availability, EngineState
 from realtimed.engine.spec import ModelInfo
-from realtimed.errors import EngineFailed, EngineUnavailable, WireError
+from realtimed.errors import EngineFailed, EngineLost, EngineUnavailable
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.detection import SpeechDetection
 from realtimed.transcription.policy import CutPolicy
@@ -31,11 +32,19 @@ class FakeEngine:
 
     nursery: trio.Nursery
     stalls_at: Container[int] = ()
-    fails_at: int = -1
-    error: WireError = field(default_factory=lambda: EngineFailed("told to fail"))
+    fails_at: Container[int] = ()
+    error: Exception = field(default_factory=lambda: EngineFailed("told to fail"))
+    answers_others: bool = True
+    """Whether it makes steps, for other sessions, while it leaves a frame unanswered."""
+    on_failure: Callable[[], None] = lambda: None
+    """Called before the stream is told that a frame failed."""
     frames: int = 0
     closed: int = 0
     info: ModelInfo = field(default_factory=model)
+
+    @property
+    def stepped_at(self) -> float:
+        return trio.current_time() if self.answers_others else 0.0
 
     def open_stream(self, on_answer: Any, on_failure: Any, *, logprobs: bool) -> "FakeStream":
         assert not logprobs
@@ -57,11 +66,12 @@ class FakeStream:
     def send(self, token_ids: list[int], audio: object) -> None:
         number, self.engine.frames = self.engine.frames, self.engine.frames + 1
         if number not in self.engine.stalls_at:
-            self.engine.nursery.start_soon(self._answer, number == self.engine.fails_at)
+            self.engine.nursery.start_soon(self._answer, number in self.engine.fails_at)
 
     async def _answer(self, fails: bool) -> None:
         await trio.lowlevel.checkpoint()
         if fails:
+            self.engine.on_failure()
             self.on_failure(self.engine.error)
         else:
             self.on_answer([7], None)
@@ -174,16 +184,65 @@ async def test_a_slot_that_never_comes_free_ends_the_utterance_not_the_session(
 
 async def test_a_failed_request_fails_its_utterance_and_no_other() -> None:
     async with trio.open_nursery() as nursery:  # ends when the answers have been given
-        engine = FakeEngine(nursery, fails_at=0)
+        engine = FakeEngine(nursery, fails_at=(0,))
         seen = await recognise(engine)
         assert seen == ["0 engine_error", "1 cut utterance_end", "1 done 1"]
 
 
-async def test_a_dead_engine_ends_the_session() -> None:
+async def test_an_engine_that_answers_nobody_fails_no_utterance(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It is its supervisor's part to say when that has lasted too long."""
     async with trio.open_nursery() as nursery:  # ends when the answers have been given
-        engine = FakeEngine(nursery, fails_at=2, error=EngineUnavailable("gone"))
+        engine = FakeEngine(nursery, stalls_at=range(3, 23), answers_others=False)
+        began = trio.current_time()
+        seen = await recognise(engine, 1)
+        assert seen == ["0 cut stall"] * 20 + ["0 cut utterance_end", "0 done 1"]
+        assert trio.current_time() - began == pytest.approx(100.0)
+
+
+async def test_a_lost_engine_begins_the_segment_again_with_the_next_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    availability = Availability()
+    async with trio.open_nursery() as nursery:  # ends when the answers have been given
+
+        async def restart() -> None:
+            await trio.sleep(100)
+            availability.change(EngineState.ANSWERING)
+
+        def lose() -> None:
+            availability.change(EngineState.DOWN)
+            nursery.start_soon(restart)
+
+        engine = FakeEngine(nursery, fails_at=(3,), error=EngineLost("gone"), on_failure=lose)
+        began = trio.current_time()
+        seen = await recognise(engine, 1, SlotPool(1, 20.0, availability))
+        assert seen == ["0 cut engine_restart", "0 cut utterance_end", "0 done 1"]
+        assert trio.current_time() - began == pytest.approx(100.0)
+    assert engine.closed == 2
+
+
+async def test_an_utterance_that_engines_die_of_is_failed_and_no_other() -> None:
+    async with trio.open_nursery() as nursery:  # ends when the answers have been given
+        # Its first frame both times: the segment begins again at the same place.
+        engine = FakeEngine(nursery, fails_at=(0, 1), error=EngineLost("gone"))
+        seen = await recognise(engine)
+        assert seen == ["0 cut engine_restart", "0 engine_error", "1 cut utterance_end", "1 done 1"]
+    assert engine.closed == 3
+
+
+async def test_an_engine_that_does_not_come_back_ends_the_session() -> None:
+    availability = Availability()
+    async with trio.open_nursery() as nursery:  # ends when the answers have been given
+        engine = FakeEngine(
+            nursery,
+            fails_at=(2,),
+            error=EngineLost("gone"),
+            on_failure=lambda: availability.change(EngineState.ENDED),
+        )
         with pytest.raises(EngineUnavailable):
-            await recognise(engine)
+            await recognise(engine, slots=SlotPool(1, 20.0, availability))
     assert engine.closed == 1
 
 

@@ -6,12 +6,15 @@ which starts the engine and makes the sockets, with the reading done by Trio: it
 daemon spends on a frame (docs/performance.md).
 """
 
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from realtimed.errors import EngineStartError
+
+_CONTEXT_S: Final = 1.0
 
 
 class EngineCoreDied(Exception):
@@ -61,6 +64,11 @@ class CoreChannel:
         """What `multiprocessing.connection.wait` waits on: ready when a process has ended."""
         return list(self._client.resources.engine_manager.sentinels())
 
+    @property
+    def pids(self) -> list[int]:
+        """The engine core's processes."""
+        return [process.pid for process in self._client.resources.engine_manager.processes]
+
     def add(self, request: Any) -> None:
         """Send one `EngineCoreRequest`; does not block."""
         self._send(self._types.ADD, request)
@@ -90,6 +98,11 @@ class CoreChannel:
             del self._calls[number]
         return answer[0]
 
+    def fail_calls(self) -> None:
+        """Answer every call with `None`: no answers come any more."""
+        for done, _ in self._calls.values():
+            done.set()
+
     async def pump(self, dispatch: Callable[[Any], None]) -> None:
         """Hand every engine step's outputs to `dispatch`, until cancelled.
 
@@ -108,6 +121,14 @@ class CoreChannel:
     def close(self, timeout_s: float) -> None:
         """End the engine processes; blocks for up to about `timeout_s` seconds."""
         self._client.shutdown(timeout=timeout_s)
+        # vLLM leaves its ZeroMQ context to the garbage collector, and with it three threads.
+        # Its end is not waited for without a bound: libzmq 4.3.5 waits for ever, now and then, for
+        # the end of a connection to a process that was killed with messages still to read.
+        ending = threading.Thread(
+            target=self._client.ctx.destroy, kwargs={"linger": 0}, daemon=True
+        )
+        ending.start()
+        ending.join(_CONTEXT_S)
 
     def _send(self, kind: Any, message: Any) -> None:
         self._send_parts(kind, self.encode(message))

@@ -3,9 +3,10 @@
 Requests go in and engine steps come out through a `CoreChannel`, on the Trio thread; one step
 carries the answers of all streams. A dedicated thread starts the core, watches its processes and
 ends them. It lives exactly as long as they do, because they die with the thread that started
-them (`lifeline`).
+them (`lifeline`). An engine lives once; `supervisor` starts another when it is lost.
 """
 
+import math
 import multiprocessing
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +27,13 @@ from realtimed.engine.channel import CoreChannel, EngineCoreDied
 from realtimed.engine.frames import FrameRequests, FrameTemplate
 from realtimed.engine.load import EngineLoad
 from realtimed.engine.plugin import COUNTS_METHOD
+from realtimed.engine.processes import EngineProcesses, SocketDirectory
 from realtimed.engine.spec import ModelInfo
-from realtimed.errors import (
-    ConfigError,
-    EngineDeadError,
-    EngineFailed,
-    EngineStartError,
-    EngineUnavailable,
-)
+from realtimed.errors import ConfigError, EngineFailed, EngineLost, EngineStartError
 
 _SHUTDOWN_S = 5.0
+_LAST_WORKERS_S = 10.0
+"""What the workers may take to end after the engine core has, which they notice themselves."""
 
 OnAnswer = Callable[[Sequence[int], Sequence[float] | None], None]
 """Told the tokens of an answer, and their log probabilities where the stream asked for them."""
@@ -54,6 +52,11 @@ class EngineSpec:
     log_level: str = "info"
     environment: Mapping[str, str] = field(default_factory=dict)
     """Defaults for what vLLM reads from the environment."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model is called here; the first is its proper name."""
+        return self.served_names or (self.model,)
 
 
 class EngineStream:
@@ -87,7 +90,7 @@ class EngineStream:
 
         `audio`: 1-d float32 at the model's rate, not written to again by the caller.
 
-        Raises: `EngineUnavailable` if the engine is gone.
+        Raises: `EngineLost` if the engine is gone.
         """
         if not token_ids or not len(audio) or self._closed:
             raise AssertionError("a frame has tokens and audio, and goes to an open stream")
@@ -129,8 +132,15 @@ _GIVEN_UP = "The engine ended this utterance's request: send the audio again."
 class Engine:
     """Owns one engine core: starts it, feeds it, and shuts it down."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, load: EngineLoad, on_lost: Callable[[], None]) -> None:
+        """`load` counts on from one engine to the next.
+
+        `on_lost`: called once on the Trio thread when no more answers will come, for whatever
+        reason, before the streams are told.
+        """
         self._spec = spec
+        self.load = load
+        self._on_lost = on_lost
         self._channel: CoreChannel | None = None
         self._requests: Any = None
         self._tokenizer: Any = None
@@ -142,10 +152,17 @@ class Engine:
         self._stop_seen, self._stop_told = connection.Pipe(duplex=False)
         self._pumping = trio.CancelScope()
         self._pumped = trio.Event()
+        self._sockets: SocketDirectory | None = None
+        self._processes: EngineProcesses | None = None
         self._info: ModelInfo | None = None
+        self.lost = trio.Event()
+        """Set when no more answers will come."""
+        self.ended = trio.Event()
+        """Set when `run` has ended: unless it was cancelled, nothing of this engine is left."""
         self.steps = 0
         """Engine steps answered since the start."""
-        self.load = EngineLoad()
+        self.stepped_at = -math.inf
+        """Trio's time of the last of them."""
 
     # --- life -----------------------------------------------------------------------------
 
@@ -155,11 +172,12 @@ class Engine:
         *,
         task_status: trio.TaskStatus[ModelInfo] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Load the model, report `ModelInfo` when the core is up, serve until `stop`.
+        """Load the model, report `ModelInfo` when the core is up, serve until it is gone.
 
-        Cancelling kills the engine processes at once; `stop` is the gentle way.
+        It may end by itself, by `stop` or by `kill`. Cancelling kills it, too, but does not wait
+        for what it leaves behind to be cleared away.
 
-        Raises: `ConfigError`, `EngineStartError` while starting, `EngineDeadError` later.
+        Raises: `ConfigError`, `EngineStartError` while starting.
         """
         engine_args.prepare_environment(self._spec.log_level, self._spec.environment)
         limiter = anyio.CapacityLimiter(1)
@@ -173,6 +191,12 @@ class Engine:
         finally:
             if not self._stopped.is_set():
                 self.kill()
+            else:
+                self._stop_seen.close()
+                self._stop_told.close()
+            # It is among what the collector does not look through any more (`gc.freeze`).
+            self._channel = None
+            self.ended.set()
 
     def stop(self) -> None:
         """Ask the core to end; `run` returns once its processes are gone."""
@@ -191,20 +215,10 @@ class Engine:
 
     @property
     def info(self) -> ModelInfo:
-        """The loaded model; only after `run` has reported it."""
+        """The loaded model; only after `run` has reported it. Stays when the engine is gone."""
         if self._info is None:
             raise AssertionError("the engine is not loaded")
         return self._info
-
-    @property
-    def served_names(self) -> tuple[str, ...]:
-        """What the model is called here, loaded or not; the first is its proper name."""
-        return self._spec.served_names or (self._spec.model,)
-
-    @property
-    def gone(self) -> bool:
-        """Whether the engine has been up and answers no more."""
-        return self._pumped.is_set()
 
     # --- streams --------------------------------------------------------------------------
 
@@ -214,8 +228,8 @@ class Engine:
         """A new engine request; nothing is sent before its first frame.
 
         `on_answer` gets the tokens that answer each frame, with their log probabilities if
-        `logprobs`; `on_failure` the `EngineFailed` or `EngineUnavailable` that ends the stream.
-        Both are called on the Trio thread.
+        `logprobs`; `on_failure` the `EngineFailed` or `EngineLost` that ends the stream. Both are
+        called on the Trio thread.
         """
         self._next_id += 1
         name = f"rt-{self._next_id}"
@@ -251,7 +265,7 @@ class Engine:
     ) -> None:
         channel, template = self._channel, stream._template
         if channel is None or self._pumped.is_set():
-            raise _unavailable()
+            raise _lost()
         encoded = None if template is None else template.fill(token_ids, audio)
         if encoded is not None:
             channel.add_encoded(encoded)
@@ -276,24 +290,30 @@ class Engine:
         """Hand one engine step to its streams."""
         self.steps += 1
         self.load.stepped(len(outputs.outputs))
+        self.stepped_at = trio.current_time()
         for output in outputs.outputs:
             stream = self._streams.get(output.request_id)
             if stream is not None:
                 stream._deliver(output.new_token_ids, output.new_logprobs, output.finish_reason)
 
-    def _fail_all(self) -> None:
+    def _lose(self) -> None:
+        """No more answers come: tell first who restarts the engine, then the streams."""
+        self._pumped.set()
+        self.lost.set()
+        if self._channel is not None:
+            self._channel.fail_calls()
+        self._on_lost()
         for stream in list(self._streams.values()):
-            stream._on_failure(_unavailable())
+            stream._on_failure(_lost())
 
     # --- tasks ----------------------------------------------------------------------------
 
     async def _pump(self) -> None:
-        """Read the engine's outputs until told to stop."""
+        """Read the engine's outputs until told to stop, or until the engine says that it dies."""
         assert self._channel is not None
-        with self._pumping, suppress(EngineCoreDied):  # its process ends too, which is seen
+        with self._pumping, suppress(EngineCoreDied):
             await self._channel.pump(self._dispatch)
-        self._fail_all()
-        self._pumped.set()
+        self._lose()
 
     async def _stop_pump(self) -> None:
         self._pumping.cancel()
@@ -351,10 +371,12 @@ class Engine:
         phase("starting the engine and loading weights")
         if self._stopping:
             raise EngineStartError("Stopped while the engine was starting.")
+        self._sockets = SocketDirectory()
         self._channel = _open_channel(config)
+        self._processes = EngineProcesses(self._channel.pids)
         self._info = ModelInfo(
             model=spec.model,
-            served_names=self.served_names,
+            served_names=spec.names,
             architecture=cls.__name__,
             geometry=geometry,
             max_model_len=length,
@@ -368,11 +390,6 @@ class Engine:
         if not self._stopping:  # it may have been told while the model was loading
             connection.wait([*self._channel.sentinels, self._stop_seen])
         anyio.from_thread.run(self._stop_pump)
-        if not self._stopping:
-            raise EngineDeadError(
-                "The engine died: every session was ended. Look at the engine's log lines above, "
-                "then start the daemon again."
-            )
 
     def _shut_down(self) -> None:
         if self._channel is not None:
@@ -382,6 +399,11 @@ class Engine:
             process.join(1.0)
             if process.is_alive():
                 process.kill()
+                process.join(_LAST_WORKERS_S)
+        if self._processes is not None:
+            self._processes.end(_LAST_WORKERS_S)
+        if self._sockets is not None:
+            self._sockets.remove()
 
 
 def _open_channel(config: Any) -> CoreChannel:
@@ -396,5 +418,5 @@ def _open_channel(config: Any) -> CoreChannel:
         ) from error
 
 
-def _unavailable() -> EngineUnavailable:
-    return EngineUnavailable("The engine is gone: connect again when the daemon is ready.")
+def _lost() -> EngineLost:
+    return EngineLost("The engine is gone.")

@@ -199,6 +199,12 @@ METRICS: Final[tuple[_Declared | _Histogram, ...]] = (
     _Declared(
         _Gauge, "engine_up", "Whether the engine is loaded and answers.", lambda r: r.engine_up
     ),
+    _Declared(
+        _Counter,
+        "engine_restarts",
+        "Engines started because the one before was lost: it died, or did not answer.",
+        lambda r: r.engine_restarts,
+    ),
     _Histogram(
         "engine_step_seconds",
         "One engine step, from the step before it or from the first frame after an idle moment.",

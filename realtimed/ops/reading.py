@@ -56,6 +56,7 @@ class Reading:
     first_text_s: Distribution
     final_s: Distribution
     engine_up: bool
+    engine_restarts: int
     engine_step_s: Distribution
     engine_step_frames: Distribution
     engine_frames_in_flight: int

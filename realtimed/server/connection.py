@@ -47,6 +47,8 @@ log = logging.getLogger("realtimed.server")
 
 _RESUMED = {
     CutReason.STALL: "The engine stopped answering: recognition began again behind the last word.",
+    CutReason.ENGINE_RESTART: "The engine is being restarted: recognition goes on behind the last "
+    "word as soon as it is back.",
     CutReason.BLANKS: "Speech gave no words: recognition began again behind the last word.",
 }
 _VIOLATIONS = {1002: "protocol_error", 1007: "invalid_utf8", 1009: "message_too_big"}
@@ -84,6 +86,7 @@ class Connection:
     """The client has said that no more audio comes."""
     _incoming: IncomingAudio = field(init=False)
     _failure: Exception | None = field(init=False, default=None)
+    _ended_by: WireError | None = field(init=False, default=None)
     _all_tasks: trio.CancelScope = field(init=False)
     _wanted: ServerVad | None = field(init=False, default=None)
     _turns: Turns = field(init=False)
@@ -120,6 +123,7 @@ class Connection:
             close = _first_leaf(group)
         if self._failure is not None:
             raise self._failure
+        close = close or self._ended_by
         if close is not None:
             await self._end(close)
 
@@ -176,6 +180,11 @@ class Connection:
         """Stop reading, let the utterances finish, then close with 1001."""
         self._draining = True
         self._receiving.cancel()
+
+    def end(self, error: WireError) -> None:
+        """End the connection with this error, whatever it is doing."""
+        self._ended_by = error
+        self._all_tasks.cancel()
 
     # --- tasks ----------------------------------------------------------------------------
 

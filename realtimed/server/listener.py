@@ -7,7 +7,7 @@ from enum import Enum
 import trio
 
 from realtimed.config import Limits, Settings
-from realtimed.errors import Refusal
+from realtimed.errors import Refusal, WireError
 from realtimed.server import dialects
 from realtimed.server.access import AccessPolicy, Identity, site
 from realtimed.server.connection import Connection
@@ -31,6 +31,8 @@ class State(Enum):
 
     LOADING = "loading"
     READY = "ready"
+    ENGINE_DOWN = "engine_down"
+    """The engine was lost and is being restarted; sessions wait for it, and nobody joins them."""
     DRAINING = "draining"
 
 
@@ -75,14 +77,17 @@ class Server:
         """
         self.state = State.DRAINING
         spread_s = min(self.limits.drain_spread_s, self.limits.drain_s / 2)
-        await let_go(self.sessions, spread_s, self._all_gone)
-        await self._all_gone()
+        await let_go(self.sessions, spread_s, self.all_gone)
+        await self.all_gone()
 
     @property
     def unready(self) -> Refusal | None:
         """Why a new session would be refused now, if it would."""
         if self.state is State.LOADING:
             return Refusal(503, "loading", "The model is still loading.", retry_after_s=10)
+        if self.state is State.ENGINE_DOWN:
+            message = "The engine is being restarted."
+            return Refusal(503, "engine_down", message, retry_after_s=10)
         if self.state is State.DRAINING:
             return Refusal(503, "draining", "The daemon is stopping.", retry_after_s=30)
         if self._reserved >= self.max_sessions:
@@ -93,10 +98,16 @@ class Server:
             return Refusal(503, "busy", message, retry_after_s=10)
         return None
 
-    async def _all_gone(self) -> None:
+    async def all_gone(self) -> None:
+        """Return when no session is left."""
         while self._reserved:
             self._emptied = trio.Event()
             await self._emptied.wait()
+
+    def fail(self, error: WireError) -> None:
+        """End every session with this error."""
+        for connection in list(self.sessions):
+            connection.end(error)
 
     # --- one connection -------------------------------------------------------------------
 

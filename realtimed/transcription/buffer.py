@@ -13,6 +13,7 @@ import trio
 from numpy.typing import NDArray
 
 from realtimed.audio.ring import AudioRing
+from realtimed.engine.availability import Availability
 from realtimed.errors import BufferOverflow
 from realtimed.transcription.detection import SpeechDetection
 from realtimed.transcription.hearing import Hearing
@@ -21,13 +22,22 @@ from realtimed.transcription.hearing import Hearing
 class AudioBuffer:
     """A bounded ring with back-pressure. One producer; recognition and detection consume."""
 
-    def __init__(self, capacity: int, overflow_s: float, detection: SpeechDetection) -> None:
-        """`capacity` in samples; `overflow_s`: how long it may stay full, in seconds."""
+    def __init__(
+        self,
+        capacity: int,
+        overflow_s: float,
+        detection: SpeechDetection,
+        availability: Availability | None = None,
+    ) -> None:
+        """`capacity` in samples; `overflow_s`: how long it may stay full while the engine answers,
+        in seconds.
+        """
         self.ring = AudioRing(capacity)
         self.hearing = Hearing(self.ring)
         self.hearing.on_judged = self.notify
         self._detection = detection
         self._overflow_s = overflow_s
+        self._availability = availability or Availability()
         self.on_news: Callable[[], None] | None = None
         """Called when there is more audio, some of it has been judged, or an utterance has ended;
         must not block."""
@@ -82,7 +92,7 @@ class AudioBuffer:
                 self._room_in.send_nowait(None)
 
     async def _wait_for_room(self) -> None:
-        with trio.move_on_after(self._overflow_s):
+        with self._availability.patience(self._overflow_s):
             while self.ring.free == 0:
                 await self._room_out.receive()
             return

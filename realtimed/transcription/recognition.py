@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from realtimed.config import Limits
-from realtimed.engine.core import Engine
+from realtimed.engine.supervisor import EngineSupervisor
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.detection import SpeechDetection
 from realtimed.transcription.policy import CutPolicy
@@ -18,7 +18,7 @@ from realtimed.transcription.transcriber import Listener, Transcriber
 class Recognition:
     """Makes the parts of a session that recognise speech."""
 
-    engine: Engine
+    engine: EngineSupervisor
     detection: SpeechDetection
     limits: Limits
     policy: CutPolicy
@@ -28,11 +28,11 @@ class Recognition:
 
     @classmethod
     def build(
-        cls, engine: Engine, detection: SpeechDetection, limits: Limits, *, gate: bool
+        cls, engine: EngineSupervisor, detection: SpeechDetection, limits: Limits, *, gate: bool
     ) -> Self:
         """For a loaded engine. `gate`: whether long pauses cost the engine nothing."""
         policy = CutPolicy.build(engine.info, limits, gate=gate)
-        slots = SlotPool(engine.info.max_num_seqs, limits.queue_s)
+        slots = SlotPool(engine.info.max_num_seqs, limits.queue_s, engine.availability)
         return cls(engine, detection, limits, policy, slots)
 
     def with_limits(self, limits: Limits, *, gate: bool) -> Self:
@@ -48,14 +48,13 @@ class Recognition:
     def buffer(self) -> AudioBuffer:
         """The audio of one session."""
         capacity = round(self.limits.ring_s * self.engine.info.geometry.sample_rate)
-        buffer = AudioBuffer(max(capacity, 1), self.limits.overflow_s, self.detection)
+        overflow_s, availability = self.limits.overflow_s, self.engine.availability
+        buffer = AudioBuffer(max(capacity, 1), overflow_s, self.detection, availability)
         if self.policy.gate is not None:
             buffer.listen(0)
         return buffer
 
-    def transcriber(
-        self, buffer: AudioBuffer, listener: Listener, stall_s: float | None = None
-    ) -> Transcriber:
-        """The generation task of one session; `stall_s` if its patience is not the usual one."""
-        stall_s = stall_s or self.limits.stall_s
+    def transcriber(self, buffer: AudioBuffer, listener: Listener) -> Transcriber:
+        """The generation task of one session."""
+        stall_s = self.limits.stall_s
         return Transcriber(self.engine, buffer, listener, self.policy, self.slots, stall_s)

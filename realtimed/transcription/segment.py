@@ -21,12 +21,13 @@ class CutReason(Enum):
     HARD_AGE = "hard_age"
     BLANKS = "blanks"
     STALL = "stall"
+    ENGINE_RESTART = "engine_restart"
     CLEARED = "cleared"
 
     @property
     def restarts(self) -> bool:
         """Whether recognition went wrong: audio after the cut is heard again."""
-        return self in (CutReason.BLANKS, CutReason.STALL)
+        return self in (CutReason.BLANKS, CutReason.STALL, CutReason.ENGINE_RESTART)
 
     @property
     def flushes(self) -> bool:

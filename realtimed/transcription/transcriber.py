@@ -1,20 +1,23 @@
 """The generation task of a session: utterances in, text out, one engine request at a time.
 
-The hot path has no task of its own. New audio and each answer of the engine call `_Feeder.advance`
+The hot path has no task of its own. New audio and each answer of the engine call `Feeder.advance`
 where they happen, so that a frame costs no switch between tasks; the generation task waits for
-whole segments, and holds what needs a task: order, deadlines, slots, and a clean end when
-cancelled.
+whole segments, and holds what needs a task: order, deadlines, slots, going on with the next engine
+when one is lost, and a clean end when cancelled.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import trio
 
 from realtimed.engine.core import Engine, EngineStream
-from realtimed.errors import EngineFailed, WireError
+from realtimed.engine.supervisor import EngineSupervisor
+from realtimed.errors import EngineFailed, EngineLost, WireError
 from realtimed.transcription.buffer import AudioBuffer
+from realtimed.transcription.poison import PoisonWatch, Stretch
 from realtimed.transcription.policy import CutPolicy
 from realtimed.transcription.segment import CutReason, Segment
 from realtimed.transcription.slots import SlotPool
@@ -46,7 +49,7 @@ class Listener:
 class Transcriber:
     """Recognises a session's utterances in order."""
 
-    engine: Engine
+    engine: EngineSupervisor
     buffer: AudioBuffer
     listener: Listener
     policy: CutPolicy
@@ -54,6 +57,7 @@ class Transcriber:
     stall_s: float
     """Seconds without an answer to a frame after which the segment is begun again."""
     _stalls: int = field(init=False, default=0)
+    _poison: PoisonWatch = field(init=False)
     _segment_due: Segment | None = field(init=False, default=None)
     """The segment that runs or waits for a slot."""
 
@@ -99,6 +103,7 @@ class Transcriber:
 
     async def _utterance(self, chain: SegmentChain) -> None:
         self._stalls = 0
+        self._poison = PoisonWatch()
         while True:
             self._segment_due = chain.current
             async with self.slots.slot(lambda: self.listener.queued(chain.utterance.id)):
@@ -122,35 +127,50 @@ class Transcriber:
         return then is Next.SEGMENT
 
     async def _segment(self, chain: SegmentChain) -> None:
-        feeder = _Feeder(chain, self.buffer, self.listener, self.engine)
-        self.buffer.on_news = feeder.advance
-        try:
-            feeder.advance()
+        feeder = Feeder(chain, self.buffer, self.listener, self.engine)
+        with feeder.feeding():
             await self._finished(feeder)
-        finally:
-            # Also the path of cancellation: a vanished client's request leaves the engine here.
-            self.buffer.on_news = None
-            feeder.stream.close()
-        if feeder.error is not None:
+        if isinstance(feeder.error, EngineLost):
+            self._engine_lost(feeder)
+        elif feeder.error is not None:
             raise feeder.error
 
-    async def _finished(self, feeder: "_Feeder") -> None:
+    def _engine_lost(self, feeder: "Feeder") -> None:
+        """Begin again behind the last word, with the next engine.
+
+        Raises: `EngineFailed` if it seems to be this utterance that engines die of.
+        """
+        chain = feeder.chain
+        if self._poison.engine_lost(None if feeder.sent_at is None else _last_frame(chain.current)):
+            raise EngineFailed(
+                "The engine was lost twice at the same place of this utterance: it was ended. "
+                "Send other audio, or tell the operator."
+            )
+        chain.current.cut(chain.resume_at, CutReason.ENGINE_RESTART)
+
+    async def _finished(self, feeder: "Feeder") -> None:
         """Wait for the end of the segment; a frame without an answer in time is an end, too.
 
         Raises: `EngineFailed` if beginning again has not helped several times.
         """
-        while not feeder.finished.is_set():
+        while True:
             since = trio.current_time() if feeder.sent_at is None else feeder.sent_at
             with trio.move_on_at(since + self.stall_s):
                 await feeder.finished.wait()
+            if feeder.finished.is_set():
+                break
             sent_at = feeder.sent_at
             if sent_at is not None and trio.current_time() >= sent_at + self.stall_s:
                 self._stalled(feeder)
                 return
         self._stalls = 0
 
-    def _stalled(self, feeder: "_Feeder") -> None:
-        self._stalls = 1 if feeder.answers else self._stalls + 1
+    def _stalled(self, feeder: "Feeder") -> None:
+        if feeder.answers:
+            self._stalls = 0
+        # Without any step since, it is the engine that is silent: a matter of its supervisor.
+        if feeder.sent_at is not None and self.engine.stepped_at > feeder.sent_at:
+            self._stalls += 1
         if self._stalls > _MAX_STALLS:
             raise EngineFailed(
                 f"The engine gave no answer for {self._stalls * self.stall_s:g} s: the utterance "
@@ -160,14 +180,21 @@ class Transcriber:
         chain.current.cut(chain.resume_at, CutReason.STALL)
 
 
+def _last_frame(segment: Segment) -> Stretch:
+    """The audio that the last frame of the segment carries, its neighbours included."""
+    framer, geometry = segment.framer, segment.geometry
+    begin = framer.position(framer.frames - 2) if framer.frames > 1 else segment.begin
+    return Stretch(begin - geometry.look_back, segment.heard + geometry.look_ahead)
+
+
 @dataclass(slots=True)
-class _Feeder:
+class Feeder:
     """Carries one segment through the engine, frame by frame, from callbacks."""
 
     chain: SegmentChain
     buffer: AudioBuffer
     listener: Listener
-    engine: Engine
+    engine: Engine | EngineSupervisor
     finished: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None
     sent_at: float | None = None
@@ -180,6 +207,18 @@ class _Feeder:
         logprobs = self.chain.utterance.logprobs
         self.stream = self.engine.open_stream(self._answered, self._failed, logprobs=logprobs)
         self._detokenizer = self.engine.detokenizer()
+
+    @contextmanager
+    def feeding(self) -> Iterator[None]:
+        """Feed the segment from its audio, and at the end take its request out of the engine."""
+        self.buffer.on_news = self.advance
+        try:
+            self.advance()
+            yield
+        finally:
+            # Also the path of cancellation: a vanished client's request leaves the engine here.
+            self.buffer.on_news = None
+            self.stream.close()
 
     def advance(self) -> None:
         """Send the next frame, if the last is answered and the audio is there."""
