@@ -91,10 +91,11 @@ LIMIT_S = 3600.0
 
 
 def bundled_commands(flags: Sequence[str] = ()) -> dict[str, ServerCommand]:
-    """The daemon as it is without settings, and vLLM's server with the same engine arguments."""
+    """The daemon as it is without settings, but for taking audio as fast as it comes; and vLLM's
+    server with the same engine arguments."""
     name = ["--served-model-name", MODEL_NAME, "--port", "{port}"]
-    ours = [sys.executable, "-m", "realtimed", "serve", *name, "--log-format", "json", *flags]
-    ours += ["--admin-port", "0"]
+    ours = [sys.executable, "-m", "realtimed", "serve", *name, "--log-format", "json"]
+    ours += ["--admin-port", "0", "--limits.rate", "0", *flags]
     theirs = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
     theirs += ["--model", str(DEMO), *name]
     for kind in ("tokenizer-mode", "config-format", "load-format"):

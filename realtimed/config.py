@@ -49,6 +49,14 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     message_bytes: Annotated[
         int, Meta(ge=1, le=2**30, description="the largest WebSocket message accepted")
     ] = 16 * 2**20
+    rate: Annotated[
+        float,
+        Meta(ge=0, le=1e6, description="audio of a session, in times real time; 0 is no limit"),
+    ] = 8.0
+    key_rate: Annotated[
+        float,
+        Meta(ge=0, le=1e6, description="the same of all sessions of an API key; 0 is no limit"),
+    ] = 0.0
     pending_utterances: Annotated[
         _Count, Meta(description="utterances of one session that wait to be recognised")
     ] = 32
@@ -59,6 +67,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     connections_per_address: Annotated[
         _CountOrNone, Meta(description="the same of one client address; 0 is no limit")
     ] = 0
+    handshakes: Annotated[
+        _Count, Meta(description="of connections, those that are not upgraded yet")
+    ] = 256
     sessions_per_address: Annotated[
         _CountOrNone, Meta(description="sessions at once of one client address; 0 is no limit")
     ] = 0
@@ -68,6 +79,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     handshake_s: Annotated[
         _Seconds, Meta(description="from accepted connection to finished upgrade")
     ] = 10.0
+    first_event_s: Annotated[
+        _Seconds, Meta(description="from the upgrade to the client's first message")
+    ] = 600.0
+    message_s: Annotated[
+        _Seconds, Meta(description="one message may take from its first byte to its last")
+    ] = 120.0
     idle_s: Annotated[_Seconds, Meta(description="without any message from the client")] = 600.0
     slow_reader_s: Annotated[
         _Seconds, Meta(description="one event may take to be sent before the client is dropped")

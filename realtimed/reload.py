@@ -40,6 +40,7 @@ _AT_ONCE: Final = (
     "log_format",
     "max_sessions",
     "limits.connections",
+    "limits.handshakes",
     "limits.connections_per_address",
     "limits.sessions_per_address",
     "limits.tls_handshake_s",

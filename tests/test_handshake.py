@@ -67,6 +67,11 @@ async def test_a_peer_that_leaves_early_is_no_error() -> None:
         (HEAD.replace(b"Sec-WebSocket-Key", b"X-Key") + b"\r\n", 400),
         (HEAD.replace(b", Upgrade", b"") + b"\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01 hello TLS\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 5\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", 400),
+        (HEAD.replace(b"?model=x", b"?a=b" + b"&a=b" * 100) + b"\r\n", 400),
+        (HEAD.replace(b"/v1/realtime?model=x", b"http://[/v1/realtime") + b"\r\n", 400),
+        (HEAD + b"X: " + b"a" * 17_000 + b"\r\n\r\n", 431),
         (HEAD + b"X: " + b"a" * 40_000 + b"\r\n\r\n", 431),
     ],
 )

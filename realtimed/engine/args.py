@@ -59,9 +59,9 @@ def to_argv(engine: Mapping[str, object]) -> list[str]:
     return argv
 
 
-_STREAM_ARGS: Mapping[str, object] = {"mm_processor_cache_gb": 0, "use_tqdm_on_load": False}
+_STREAM_ARGS: Mapping[str, object] = {"mm_processor_cache_gb": 0}
 """vLLM keeps up to 4 GiB of inputs in the engine in case they come again. Frames never do, and the
-engine grew by 9 MiB a minute of each stream. Its progress bar does not belong between log lines."""
+engine grew by 9 MiB a minute of each stream."""
 
 
 def engine_args(model: str, served_names: tuple[str, ...], engine: Mapping[str, object]) -> Any:

@@ -17,6 +17,7 @@ from realtimed.config import Limits, Settings
 from realtimed.errors import ConfigError, Refusal
 from realtimed.server.handshake import Upgrade
 from realtimed.server.keys import ApiKey, Keyring, read_keys
+from realtimed.server.pacing import RateBudget
 
 ANY_ORIGIN: Final = "*"
 _ORIGIN: Final = re.compile(
@@ -49,6 +50,7 @@ class AccessPolicy:
 
     _origins: frozenset[str]
     _keys: Keyring | None
+    _budgets: dict[str, RateBudget]
     _limits: Limits
 
     def __init__(self, settings: Settings) -> None:
@@ -74,6 +76,7 @@ class AccessPolicy:
 
         def take_up() -> None:
             self._origins, self._keys, self._limits = origins, keys, settings.limits
+            self._budgets = {}
 
         return take_up
 
@@ -147,6 +150,16 @@ class AccessPolicy:
         _decrement(self._sessions_of_address, identity.address)
         if identity.key:
             _decrement(self._sessions_of_key, identity.key.name)
+
+    def budget(self, identity: Identity) -> RateBudget | None:
+        """The audio that all sessions of its key may bring; `None` if that has no limit.
+
+        A key keeps its budget between sessions, or each new one would begin with a full bucket.
+        """
+        if not identity.key or not self._limits.key_rate:
+            return None
+        fresh = RateBudget(self._limits.key_rate, self._limits.ring_s)
+        return self._budgets.setdefault(identity.key.name, fresh)
 
 
 def site(host: str) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -17,6 +17,7 @@ from realtimed.errors import Draining, Ended, IdleTimeout, SlowReader, WireError
 from realtimed.server.access import Identity
 from realtimed.server.incoming import IncomingAudio
 from realtimed.server.outbox import Outbox
+from realtimed.server.pacing import Pace, RateBudget
 from realtimed.server.tally import Tally, UtteranceTimes
 from realtimed.server.turns import Turns
 from realtimed.server.websocket import SocketClosed, WebSocket
@@ -41,6 +42,7 @@ from realtimed.wire.events import (
     Usage,
     Word,
 )
+from realtimed.wire.size import check_size
 from realtimed.wire.undecided import Undecided
 
 log = logging.getLogger("realtimed.server")
@@ -51,7 +53,12 @@ _RESUMED = {
     "word as soon as it is back.",
     CutReason.BLANKS: "Speech gave no words: recognition began again behind the last word.",
 }
-_VIOLATIONS = {1002: "protocol_error", 1007: "invalid_utf8", 1009: "message_too_big"}
+_VIOLATIONS = {
+    1002: "protocol_error",
+    1007: "invalid_utf8",
+    1008: "message_too_slow",
+    1009: "message_too_big",
+}
 """Close codes with which a bad frame ends a connection."""
 _Error = TypeVar("_Error", WireError, SocketClosed)
 
@@ -68,6 +75,8 @@ class Connection:
     tally: Tally = field(default_factory=Tally)
     began: float = field(default_factory=trio.current_time)
     """Trio's time."""
+    key_budget: RateBudget | None = None
+    """Audio that all sessions of the key may bring."""
     limits: Limits = field(init=False)
     session: Session = field(init=False)
     buffer: AudioBuffer = field(init=False)
@@ -90,6 +99,9 @@ class Connection:
     _all_tasks: trio.CancelScope = field(init=False)
     _wanted: ServerVad | None = field(init=False, default=None)
     _turns: Turns = field(init=False)
+    _pace: Pace = field(init=False)
+    _heard: bool = field(init=False, default=False)
+    """A message has come."""
     _waiting_since: float = field(init=False, default=math.inf)
     """Trio's time when the receive loop began to wait for a message; infinite if it does not."""
 
@@ -98,6 +110,7 @@ class Connection:
         self.limits = self.recognition.limits
         self.session = Session(info.served_names, sample_rate=info.geometry.sample_rate)
         self._incoming = IncomingAudio(self.session.sample_rate)
+        self._pace = Pace(self._budgets(), self.session.sample_rate)
         self.buffer = self.recognition.buffer()
         self.buffer.hearing.on_failure = self._fail
         listener = Listener(
@@ -186,6 +199,13 @@ class Connection:
         self._ended_by = error
         self._all_tasks.cancel()
 
+    def _budgets(self) -> Iterator[RateBudget]:
+        if self.limits.rate:
+            # As much as the ring holds: to take that at once costs no memory that is not granted.
+            yield RateBudget(self.limits.rate, self.limits.ring_s)
+        if self.key_budget is not None:
+            yield self.key_budget
+
     # --- tasks ----------------------------------------------------------------------------
 
     async def _converse(self) -> None:
@@ -238,6 +258,7 @@ class Connection:
         self._waiting_since = trio.current_time()
         message = await self.socket.receive()
         self._waiting_since = math.inf
+        self._heard = True
         if isinstance(self.codec, Undecided):
             await self._sort_out(self.codec, message)
         else:
@@ -246,8 +267,9 @@ class Connection:
     async def _read(self, codec: Codec, message: str | bytes) -> None:
         try:
             if isinstance(message, bytes):
-                await self._store(self._incoming.decode(message))
+                await self._hear(message)
             else:
+                check_size(message)
                 for event in codec.decode(message):
                     await self._handle(event)
         except WireError as error:
@@ -258,13 +280,15 @@ class Connection:
 
     async def _watch_idle(self) -> None:
         """End a session that says nothing. A deadline around each receive would cost every one."""
-        idle_s = self.limits.idle_s
-        due = trio.current_time() + idle_s
-        while due > trio.current_time():
-            await trio.sleep_until(due)
-            due = min(self._waiting_since, trio.current_time()) + idle_s
+        limits, now = self.limits, trio.current_time()
+        patience_s = limits.first_event_s
+        while (due := min(self._waiting_since, now) + patience_s) > now:
+            # No later than a session that speaks meanwhile may be silent.
+            await trio.sleep_until(min(due, now + limits.idle_s))
+            now = trio.current_time()
+            patience_s = limits.idle_s if self._heard else limits.first_event_s
         raise IdleTimeout(
-            f"Nothing was received for {self.limits.idle_s:g} s: the session was ended. "
+            f"Nothing was received for {patience_s:g} s: the session was ended. "
             "Connect again when there is audio."
         )
 
@@ -273,7 +297,7 @@ class Connection:
     async def _handle(self, event: ClientEvent) -> None:
         match event:
             case Append():
-                await self._store(self._incoming.decode(event.audio))
+                await self._hear(event.audio)
             case Commit():
                 await self._store(self._incoming.flush())
                 self._perform(self.session.commit(event))
@@ -312,9 +336,18 @@ class Connection:
         self._perform(self.session.configure(event))
         self._detect_turns()
 
+    async def _hear(self, audio: bytes) -> None:
+        """Take audio in the session's format. Raises: `InvalidAudio`."""
+        for number, samples in enumerate(self._incoming.decode(audio)):
+            if number:
+                await trio.lowlevel.checkpoint()
+            await self._store(samples)
+
     async def _store(self, samples: NDArray[np.float32]) -> None:
         """Put audio into the ring, in pieces if it has to wait for room."""
         while len(samples):
+            if self.session.received >= self._pace.free_until:
+                await self._keep_pace()
             piece = samples[: await self.buffer.room()]
             self._perform(self.session.audio(len(piece)))
             self.buffer.append(piece)
@@ -322,6 +355,13 @@ class Connection:
                 # No utterance will read it, and every earlier one has finished.
                 self.buffer.release(self.buffer.ring.end)
             samples = samples[len(piece) :]
+
+    async def _keep_pace(self) -> None:
+        """Wait until what has been received is paid for: the socket is not read meanwhile."""
+        now = trio.current_time()
+        due = self._pace.take(self.session.received, now)
+        if due > now:
+            await trio.sleep_until(due)
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:

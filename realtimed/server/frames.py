@@ -7,6 +7,7 @@ everything from the first irregular byte on, goes through wsproto.
 """
 
 from collections import deque
+from enum import Enum
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,13 @@ from wsproto.events import (
 
 Message = str | bytes
 Control = Ping | Pong | CloseConnection
+
+
+class Part(Enum):
+    """What a frame was that says nothing by itself."""
+
+    OF_MESSAGE = "of a message"
+
 
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
@@ -45,6 +53,8 @@ class FrameReader:
         self._events: deque[Message | Control] = deque()
         self._parts: list[Message] = []
         self._parts_size = 0
+        self.in_message = False
+        """Whether a message has begun whose last fragment is not there yet."""
         self._data: bytes | bytearray = b""
         self._at = 0
         self._irregular = False
@@ -79,22 +89,30 @@ class FrameReader:
         rest += data
         self._data, self._at = rest, 0
 
-    def next_event(self) -> Message | Control | None:
-        """The next whole message or control frame; `None` if more bytes are needed.
+    @property
+    def partial(self) -> bool:
+        """Whether a message or a frame has begun whose end is not there yet."""
+        return self.in_message or self._at < len(self._data)
+
+    def next_event(self) -> Message | Control | Part | None:
+        """What the next frame says; `None` if more bytes are needed.
+
+        One frame a call, so that the caller can let others have their turn between them.
 
         Raises: `MessageTooBig`.
         """
-        while not self._events:
-            frame = self._header()
-            if frame is None or sum(frame) > len(self._data):
-                return None
-            plain = self._data[self._at] in (_TEXT, _BINARY) and not self._parts
-            if plain and not self._irregular:
-                message = self._plain(*frame)
-                if message is not None:
-                    return message
-            self._judge(sum(frame))
-        return self._events.popleft()
+        if self._events:
+            return self._events.popleft()
+        frame = self._header()
+        if frame is None or sum(frame) > len(self._data):
+            return None
+        plain = self._data[self._at] in (_TEXT, _BINARY) and not self.in_message
+        if plain and not self._irregular:
+            message = self._plain(*frame)
+            if message is not None:
+                return message
+        self._judge(sum(frame))
+        return self._events.popleft() if self._events else Part.OF_MESSAGE
 
     def _header(self) -> tuple[int, int] | None:
         """Where the next frame's payload begins, and its length; `None` if bytes are missing.
@@ -166,10 +184,13 @@ class FrameReader:
                 self._events.append(event)
 
     def _collect(self, event: TextMessage | BytesMessage) -> None:
-        self._parts.append(event.data if isinstance(event.data, str) else bytes(event.data))
+        if event.data:
+            # An empty fragment must not cost memory: there can be any number of them.
+            self._parts.append(event.data if isinstance(event.data, str) else bytes(event.data))
         self._parts_size += len(event.data)
         if self._parts_size > self._max:
             raise MessageTooBig
+        self.in_message = not event.message_finished
         if event.message_finished:
             empty: Message = "" if isinstance(event, TextMessage) else b""
             self._events.append(empty.join(self._parts))  # type: ignore[arg-type]

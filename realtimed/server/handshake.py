@@ -16,7 +16,9 @@ from wsproto.utilities import generate_accept_token
 from realtimed.errors import Refusal
 
 MAX_HEAD_BYTES = 16_384
+_BAD_HEAD = "The HTTP request is malformed or its head is larger than 16 KiB."
 _CHUNK = 4_096
+_MOST_FIELDS = 100
 _REASONS = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -56,29 +58,34 @@ async def read_upgrade(stream: trio.abc.Stream) -> Upgrade | None:
     Raises: `Refusal` if it is not a WebSocket upgrade.
     """
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    received = 0
     try:
         while True:
             event = parser.next_event()
             if isinstance(event, h11.Request):
-                return _check(event, parser.trailing_data[0])
+                rest = parser.trailing_data[0]
+                if received - len(rest) > MAX_HEAD_BYTES:  # h11 bounds only what is incomplete
+                    raise Refusal(431, "bad_request", _BAD_HEAD)
+                return _check(event, rest)
             if event is not h11.NEED_DATA:
                 return None
             data = await stream.receive_some(_CHUNK)
             if not data:
                 return None
+            received += len(data)
             parser.receive_data(bytes(data))
     except h11.RemoteProtocolError as error:
         status = error.error_status_hint
-        message = "The HTTP request is malformed or its head is larger than 16 KiB."
-        raise Refusal(status if status in _REASONS else 400, "bad_request", message) from error
+        status = status if status in _REASONS else 400
+        raise Refusal(status, "bad_request", _BAD_HEAD) from error
 
 
 def _check(request: h11.Request, rest: bytes) -> Upgrade:
     headers = tuple((bytes(k), bytes(v)) for k, v in request.headers)
-    parts = urlsplit(request.target.decode("latin-1"))
+    path, query = _target(request.target.decode("latin-1"))
     upgrade = Upgrade(
-        path=parts.path,
-        query=parse_qs(parts.query, max_num_fields=100),
+        path=path,
+        query=query,
         headers=headers,
         subprotocols=_tokens(headers, b"sec-websocket-protocol"),
         rest=rest,
@@ -90,6 +97,9 @@ def _check(request: h11.Request, rest: bytes) -> Upgrade:
         raise Refusal(
             426, "upgrade_required", "This is a WebSocket server: connect with ws:// or wss://."
         )
+    if any(name in (b"content-length", b"transfer-encoding") for name, _ in headers):
+        # What follows is frames here, and would be a body for a proxy that goes by these.
+        raise Refusal(400, "bad_upgrade", "A WebSocket upgrade has no body.")
     connection = [token.lower() for token in _tokens(headers, b"connection")]
     key = upgrade.header(b"sec-websocket-key")
     if "upgrade" not in connection or not key or request.http_version != b"1.1":
@@ -97,6 +107,16 @@ def _check(request: h11.Request, rest: bytes) -> Upgrade:
     if upgrade.header(b"sec-websocket-version") != "13":
         raise Refusal(426, "bad_version", "Only WebSocket version 13 (RFC 6455) is spoken here.")
     return upgrade
+
+
+def _target(target: str) -> tuple[str, dict[str, list[str]]]:
+    """Path and query. Raises: `Refusal` for an address that is none, or has too many fields."""
+    try:
+        parts = urlsplit(target)
+        return parts.path, parse_qs(parts.query, max_num_fields=_MOST_FIELDS)
+    except ValueError as error:
+        message = f"The address is malformed, or its query has more than {_MOST_FIELDS} fields."
+        raise Refusal(400, "bad_request", message) from error
 
 
 def _tokens(headers: tuple[tuple[bytes, bytes], ...], name: bytes) -> tuple[str, ...]:

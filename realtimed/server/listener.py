@@ -12,6 +12,7 @@ from realtimed.server import dialects
 from realtimed.server.access import AccessPolicy, Identity, site
 from realtimed.server.connection import Connection
 from realtimed.server.draining import let_go
+from realtimed.server.half_open import HalfOpen
 from realtimed.server.handshake import Upgrade, encode_accept, encode_refusal, read_upgrade
 from realtimed.server.tally import Tally
 from realtimed.server.tls import ServerTls
@@ -36,6 +37,15 @@ class State(Enum):
     DRAINING = "draining"
 
 
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """An upgrade that shall become a session, which is counted already."""
+
+    upgrade: Upgrade
+    make_codec: dialects.MakeCodec
+    identity: Identity
+
+
 @dataclass(slots=True)
 class Server:
     """All connections of one daemon."""
@@ -55,6 +65,8 @@ class Server:
     connections: int = 0
     """Open TCP connections: sessions, handshakes, and refusals that are being read."""
     tally: Tally = field(default_factory=Tally)
+    half_open: HalfOpen = field(default_factory=HalfOpen)
+    """Those of them that are handshakes or refusals."""
     _reserved: int = 0
     _emptied: trio.Event = field(default_factory=trio.Event)
 
@@ -118,10 +130,14 @@ class Server:
         self.connections += 1
         self.access.connected(address)
         try:
-            secured = await self._secured(transport, address, deadline)
-            if secured is not None:
-                stream = secured
-                await self._answer(stream, address, deadline)
+            admitted: _Admitted | None = None
+            with self.half_open.place(self.limits.handshakes, deadline):
+                secured = await self._secured(transport, address)
+                if secured is not None:
+                    stream = secured
+                    admitted = await self._handshake(stream, address)
+            if admitted is not None:
+                await self._session(stream, admitted)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer left; there is nobody to tell
         except Exception:
@@ -133,9 +149,7 @@ class Server:
             with trio.CancelScope(shield=True), trio.move_on_after(_LINGER_S):
                 await stream.aclose()
 
-    async def _secured(
-        self, transport: trio.SocketStream, address: str, deadline: float
-    ) -> trio.abc.Stream | None:
+    async def _secured(self, transport: trio.SocketStream, address: str) -> trio.abc.Stream | None:
         """The stream to speak HTTP on; `None` if there is none in time."""
         if self.tls is None:
             return transport
@@ -145,34 +159,26 @@ class Server:
             # To say why would cost a TLS handshake, which is what a flood is after.
             self._note_refusal(refusal, Identity(address))
             return None
-        with trio.move_on_at(deadline):
-            return await self.tls.handshake(transport, self.limits.tls_handshake_s)
-        return None
+        return await self.tls.handshake(transport, self.limits.tls_handshake_s)
 
-    async def _answer(self, stream: trio.abc.Stream, address: str, deadline: float) -> None:
-        upgrade: Upgrade | None = None
+    async def _handshake(self, stream: trio.abc.Stream, address: str) -> _Admitted | None:
+        """Read the upgrade and judge it; `None` if there is none, or it has been refused."""
         identity = Identity(address)
         try:
-            with trio.move_on_at(deadline):
-                self._check_capacity(address)
-                upgrade = await read_upgrade(stream)
-                if upgrade is not None:
-                    identity = self.access.identify(upgrade, address)
-                    make_codec = self._admit(upgrade)
-                    self.access.begin_session(identity)
+            self._check_capacity(address)
+            upgrade = await read_upgrade(stream)
+            if upgrade is None:
+                return None
+            identity = self.access.identify(upgrade, address)
+            make_codec = self._admit(upgrade)
+            # Nothing waits from here to `_session`, so what is counted now is given back there.
+            self.access.begin_session(identity)
         except Refusal as refusal:
             self._note_refusal(refusal, identity)
             await self._refuse(stream, refusal)
-            return
-        if upgrade is None:
-            return
+            return None
         self._reserved += 1
-        try:
-            await self._session(stream, upgrade, make_codec, identity)
-        finally:
-            self.access.end_session(identity)
-            self._reserved -= 1
-            self._emptied.set()
+        return _Admitted(upgrade, make_codec, identity)
 
     def _check_capacity(self, address: str) -> None:
         if self.connections > self.limits.connections:
@@ -205,29 +211,33 @@ class Server:
             while await stream.receive_some(_RECEIVE_BYTES):
                 pass
 
-    async def _session(
-        self,
-        stream: trio.abc.Stream,
-        upgrade: Upgrade,
-        make_codec: dialects.MakeCodec,
-        identity: Identity,
-    ) -> None:
-        accepted = False
-        with trio.move_on_after(self.limits.handshake_s):
-            await stream.send_all(encode_accept(upgrade))
-            accepted = True
-        if accepted:
-            socket = WebSocket(stream, upgrade.rest, self.limits.message_bytes)
-            names = self.recognition.engine.info.served_names if self.recognition else ()
-            opening = dialects.opening(upgrade, names, strict=self.strict_model_names)
-            await self.converse(socket, make_codec(opening), opening, identity)
+    async def _session(self, stream: trio.abc.Stream, admitted: _Admitted) -> None:
+        upgrade = admitted.upgrade
+        try:
+            accepted = False
+            with trio.move_on_after(self.limits.handshake_s):
+                await stream.send_all(encode_accept(upgrade))
+                accepted = True
+            if accepted:
+                socket = WebSocket(stream, upgrade.rest, self.limits)
+                names = self.recognition.engine.info.served_names if self.recognition else ()
+                opening = dialects.opening(upgrade, names, strict=self.strict_model_names)
+                codec = admitted.make_codec(opening)
+                await self.converse(socket, codec, opening, admitted.identity)
+        finally:
+            self.access.end_session(admitted.identity)
+            self._reserved -= 1
+            self._emptied.set()
 
     async def converse(
         self, socket: WebSocket, codec: Codec | Undecided, opening: Opening, identity: Identity
     ) -> None:
         """Serve one accepted socket to its end."""
         assert self.recognition is not None
-        connection = Connection(socket, codec, self.recognition, opening, identity, self.tally)
+        budget = self.access.budget(identity)
+        connection = Connection(
+            socket, codec, self.recognition, opening, identity, self.tally, key_budget=budget
+        )
         self.sessions.add(connection)
         log.info("session begins", extra=connection.log_fields)
         try:

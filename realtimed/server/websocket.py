@@ -4,6 +4,7 @@ The same task that handles a message has read it: no reader task, no queue betwe
 that is paced reads nothing, not even pings, until it goes on; its limits bound how long.
 """
 
+import math
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -11,10 +12,12 @@ import trio
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
 
+from realtimed.config import Limits
 from realtimed.server.frames import FrameReader, Message, MessageTooBig
 
 _RECEIVE_BYTES: Final = 65_536
 _ABNORMAL: Final = 1006
+_POLICY: Final = 1008
 _TOO_BIG: Final = 1009
 _LINGER_S: Final = 1.0
 
@@ -30,11 +33,12 @@ class SocketClosed(Exception):
 class WebSocket:
     """The server's end of one connection. One task receives; any may send."""
 
-    def __init__(self, stream: trio.abc.Stream, rest: bytes, max_message_bytes: int) -> None:
+    def __init__(self, stream: trio.abc.Stream, rest: bytes, limits: Limits) -> None:
         """`rest`: what the peer sent right behind its upgrade request."""
         self._stream = stream
-        self._max = max_message_bytes
-        self._reader = FrameReader(max_message_bytes)
+        self._max = limits.message_bytes
+        self._message_s = limits.message_s
+        self._reader = FrameReader(limits.message_bytes)
         self._reader.feed(rest)
         self._sending = trio.StrictFIFOLock()
         self.received_bytes = len(rest)
@@ -49,6 +53,7 @@ class WebSocket:
         the limit, or is gone; the close has been answered then.
         """
         waited = False
+        due = math.inf
         while True:
             try:
                 event = self._reader.next_event()
@@ -59,9 +64,17 @@ class WebSocket:
                     await trio.lowlevel.checkpoint()
                 return event
             if event is None:
-                await self._read_more()
+                if self._reader.partial:
+                    due = min(due, trio.current_time() + self._message_s)
+                    await self._read_rest(due)
+                else:
+                    await self._read_more()
                 waited = True
-            elif isinstance(event, Ping):
+                continue
+            if not self._reader.in_message:
+                due = math.inf  # what was under way was a control frame
+            await trio.lowlevel.checkpoint()
+            if isinstance(event, Ping):
                 await self._send(event.response())
             elif isinstance(event, CloseConnection):
                 await self._fail(event.code, event.reason)
@@ -87,6 +100,8 @@ class WebSocket:
             while not self._reader.closed:
                 if self._reader.next_event() is None:
                     await self._read_more()
+                else:
+                    await trio.lowlevel.checkpoint()
         except (SocketClosed, MessageTooBig):
             pass  # nobody is left to wait for
 
@@ -111,6 +126,17 @@ class WebSocket:
         """
         await self._send(CloseConnection(code=code, reason=reason))
         raise SocketClosed(code)
+
+    async def _read_rest(self, due: float) -> None:
+        """Read more of a message that has begun.
+
+        Raises: `SocketClosed` also if it is not there in time.
+        """
+        with trio.move_on_at(due):
+            await self._read_more()
+            return
+        reason = f"The message was not complete within {self._message_s:g} s."
+        await self._fail(_POLICY, reason)
 
     async def _read_more(self) -> None:
         try:

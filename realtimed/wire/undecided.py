@@ -7,7 +7,7 @@ has depends on the choice.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -18,14 +18,19 @@ from realtimed.wire.events import ServerEvent, SessionCreated
 _HELD_BYTES: Final = 5 * 24_000 * 2 * 2
 """Five seconds of audio at 24 kHz, in base64 and then some."""
 
+_LEAST_BYTES: Final = 512
+"""What a held message counts at least: a flood of empty ones must not be handled at once."""
+
 MakeCodec = Callable[[Opening], Codec]
 """Makes the codec of one connection."""
 
 
 class _Peek(msgspec.Struct, gc=False):
-    type: Any = None
-    session: Any = None
-    model: Any = None
+    """Of what may be of any size, nothing is built."""
+
+    type: str = ""
+    session: msgspec.Raw = msgspec.Raw(b"")
+    model: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _PEEK = msgspec.json.Decoder(_Peek)
@@ -77,13 +82,13 @@ class Undecided:
             return None
         if peek.type == "transcription_session.update":
             return self._openai_beta
-        nested = peek.type == "session.update" and isinstance(peek.session, dict)
-        if nested and peek.model is None:
+        nested = peek.type == "session.update" and bytes(peek.session).startswith(b"{")
+        if nested and bytes(peek.model) == b"null":
             return self._openai
         return self._openai if peek.type == "input_audio_buffer.clear" else self._vllm
 
     def _hold(self, message: str | bytes) -> None:
-        self._held_bytes += len(message)
+        self._held_bytes += max(len(message), _LEAST_BYTES)
         if self._held_bytes > _HELD_BYTES:
             raise BufferOverflow(
                 "Five seconds of audio came before anything that says how to read it: send "
