@@ -36,7 +36,7 @@ class SecureDaemon:
         return f"https://{self.host}"
 
 
-def start_secure_daemon(directory: Path) -> SecureDaemon:
+def start_secure_daemon(directory: Path, *more_flags: str) -> SecureDaemon:
     """Start one, with its files in `directory`, and wait until it is ready."""
     certificate = make_certificate(directory)
     alice, bob = generate_key(), generate_key()
@@ -44,4 +44,4 @@ def start_secure_daemon(directory: Path) -> SecureDaemon:
     keys.write_text(f"# who may connect\n{key_line('alice', alice)}\n{key_line('bob', bob, 1)}\n")
     flags = ["--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key)]
     flags += ["--api-keys-file", str(keys), "--allowed-origins", ORIGIN]
-    return SecureDaemon(DaemonProcess(*flags).wait_ready(), certificate, alice, bob)
+    return SecureDaemon(DaemonProcess(*flags, *more_flags).wait_ready(), certificate, alice, bob)
