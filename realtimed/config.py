@@ -73,6 +73,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sessions_per_address: Annotated[
         _CountOrNone, Meta(description="sessions at once of one client address; 0 is no limit")
     ] = 0
+    client_secrets: Annotated[
+        _Count, Meta(description="short-lived client secrets that are valid at once")
+    ] = 10_000
     tls_handshake_s: Annotated[
         _Seconds, Meta(description="of handshake_s, what the TLS handshake may take")
     ] = 5.0

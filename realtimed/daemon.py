@@ -155,6 +155,7 @@ class Daemon:
             served_models=lambda: self.engine.served_names,
             drain=self.stop,
             drain_s=lambda: self.settings.limits.drain_s,
+            issue_secret=self.server.access.issue_secret,
         )
         # Until the last session has gone: how far a drain has come is seen there.
         await admin.serve_admin(shown, listener, self._engine_gone.wait)

@@ -43,6 +43,7 @@ _AT_ONCE: Final = (
     "limits.handshakes",
     "limits.connections_per_address",
     "limits.sessions_per_address",
+    "limits.client_secrets",
     "limits.tls_handshake_s",
     "limits.handshake_s",
     "limits.queue_s",

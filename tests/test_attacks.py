@@ -17,7 +17,7 @@ import trio
 from honest_streams import HonestStreams
 from secure_daemon import SecureDaemon, start_secure_daemon
 
-SECONDS = 3.0
+SECONDS = 2.5
 QUIET_S = 7.0
 WINDOW_S = SECONDS + 0.5
 """Some attacks are over sooner, because the daemon ends them."""

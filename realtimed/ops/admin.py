@@ -20,11 +20,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from realtimed.errors import StartError
+from realtimed.ops.client_secrets import ClientSecretRoute, Issue
 from realtimed.ops.metrics import Exposition
 from realtimed.ops.reading import Reading
 
 log = logging.getLogger("realtimed.ops")
 
+CLIENT_SECRETS: Final = "/v1/realtime/client_secrets"
 _MOST_SESSIONS: Final = 1_000
 _BACKLOG: Final = 64
 _READ_S: Final = 30
@@ -43,10 +45,12 @@ class Admin:
     """Begin to drain; returns at once."""
     drain_s: Callable[[], float]
     """How long that may take, in seconds."""
+    issue_secret: Issue
 
     def app(self) -> Starlette:
         """The ASGI application."""
         metrics = Exposition(self.read)
+        secrets = ClientSecretRoute(self.issue_secret)
 
         async def show_metrics(request: Request) -> Response:
             body, content_type = metrics.render(request.headers.get("accept", ""))
@@ -60,6 +64,7 @@ class Admin:
                 Route("/v1/models", self._models),
                 Route("/sessions", self._sessions),
                 Route("/version", self._version),
+                Route(CLIENT_SECRETS, secrets.answer, methods=["POST"]),
                 Route("/drain", self._drain, methods=["POST"]),
             ]
         )

@@ -7,6 +7,7 @@ raises a `Refusal`.
 
 import ipaddress
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Final
 
 from realtimed.config import Limits, Settings
 from realtimed.errors import ConfigError, Refusal
+from realtimed.server.client_secrets import ClientSecrets
 from realtimed.server.handshake import Upgrade
 from realtimed.server.keys import ApiKey, Keyring, read_keys
 from realtimed.server.pacing import RateBudget
@@ -27,6 +29,8 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # Browsers can send no header of their own, so OpenAI's and Mistral's SDKs put the key here.
 _KEY_PROTOCOLS: Final = ("openai-insecure-api-key.", "rt_")
 _RETRY_AFTER_S: Final = 5
+# No hash is all zeros, so nobody can show this key itself; only secrets stand for it.
+_ADMINISTRATOR: Final = ApiKey("admin", bytes(32))
 _IPV6_SITE_BITS: Final = 64
 
 
@@ -58,6 +62,7 @@ class AccessPolicy:
         self._connections: Counter[str] = Counter()
         self._sessions_of_key: Counter[str] = Counter()
         self._sessions_of_address: Counter[str] = Counter()
+        self._secrets = ClientSecrets()
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
@@ -77,6 +82,7 @@ class AccessPolicy:
         def take_up() -> None:
             self._origins, self._keys, self._limits = origins, keys, settings.limits
             self._budgets = {}
+            self._secrets.keep({_ADMINISTRATOR.name, *(key.name for key in keys or ())})
 
         return take_up
 
@@ -115,10 +121,25 @@ class AccessPolicy:
         if offered is None:
             message = "An API key is needed: Authorization: Bearer KEY."
             raise Refusal(401, "unauthorized", message)
-        key = self._keys.find(offered)
+        key = self._keys.find(offered) or self._secrets.find(offered, time.time())
         if key is None:
-            raise Refusal(401, "unauthorized", "The API key is not known here.")
+            raise _unknown_key()
         return Identity(address, key)
+
+    def issue_secret(self, shown_key: str | None, expires_at: float) -> str:
+        """A client secret for who shows this API key; without one it is the administrator's.
+
+        `expires_at`: seconds since the epoch.
+
+        Raises: `Refusal`: 401 for an unknown key, 429 if there are as many secrets as may be.
+        """
+        key: ApiKey | None = _ADMINISTRATOR
+        if shown_key is not None:
+            key = self._keys.find(shown_key) if self._keys is not None else None
+            if key is None:
+                raise _unknown_key()
+        assert key is not None
+        return self._secrets.issue(key, expires_at, time.time(), self._limits.client_secrets)
 
     def _check_origin(self, origins: tuple[str, ...]) -> None:
         """Browsers always send one and let no script change it; other clients need none."""
@@ -230,6 +251,10 @@ def _decrement(counter: Counter[str], name: str) -> None:
     counter[name] -= 1
     if counter[name] <= 0:
         del counter[name]
+
+
+def _unknown_key() -> Refusal:
+    return Refusal(401, "unauthorized", "The API key is not known here.")
 
 
 def _too_many_sessions(message: str) -> Refusal:
