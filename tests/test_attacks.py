@@ -16,6 +16,10 @@ import pytest
 import trio
 from honest_streams import HonestStreams
 from secure_daemon import SecureDaemon, start_secure_daemon
+from speech import SAMPLE_RATE, load_sample, manifest, word_errors
+
+from realtimed.client import connect
+from realtimed.wire.events import UtteranceDone
 
 SECONDS = 2.5
 QUIET_S = 7.0
@@ -123,6 +127,21 @@ def test_honest_streams_do_not_notice(
         if lags_s[-1] <= FACTOR * quiet_s:
             return
     raise AssertionError(f"lag p95 {lags_s} s; {quiet_s} s without an attack")
+
+
+async def test_a_file_that_is_sent_at_once_is_taken_at_the_rate_and_transcribed_whole(
+    attacked: SecureDaemon,
+) -> None:
+    speech = load_sample("pauses")
+    seconds, ca = len(speech) / SAMPLE_RATE, str(attacked.certificate.ca)
+    began = time.monotonic()
+    async with connect(attacked.url, api_key=attacked.key, ca_file=ca) as session:
+        async with session.transcribe([speech.tobytes()]) as events:
+            final = [event async for event in events][-1]
+    assert isinstance(final, UtteranceDone)
+    assert word_errors(manifest()["pauses"].text, final.text) <= 1
+    # A ration of one second is taken before it is asked for.
+    assert time.monotonic() - began >= (seconds - BURST_S - 1) / LIMITS["rate"]
 
 
 def test_all_that_was_spoken_meanwhile_was_understood(honest: HonestStreams) -> None:

@@ -21,6 +21,7 @@ LIMITS = {
     "ring-s": 3,
     "overflow-s": 5,
     "idle-s": 6,
+    "first-event-s": 3,
     "slow-reader-s": 2,
     "handshake-s": 2,
     "message-bytes": 400_000,
@@ -137,6 +138,17 @@ async def test_audio_that_nothing_can_recognise_overflows(tight: DaemonProcess) 
     assert code == 1013
     assert "full" in reason
     assert time.monotonic() - began >= LIMITS["overflow-s"]
+
+
+async def test_a_client_that_never_says_anything_is_ended_sooner_than_one_that_falls_silent(
+    tight: DaemonProcess,
+) -> None:
+    began = time.monotonic()
+    async with raw_client(tight.url, update=False) as client:
+        event, code, _ = await closing(client)
+    assert event is not None
+    assert (event["code"], code) == ("idle_timeout", 1001)
+    assert LIMITS["first-event-s"] <= time.monotonic() - began < LIMITS["idle-s"]
 
 
 async def test_a_long_message_is_taken_in_pieces_while_it_is_recognised(

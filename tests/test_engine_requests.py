@@ -191,16 +191,18 @@ def conversations(dialect: str) -> st.SearchStrategy[list[object]]:
     )
 
 
-async def play(codec: Codec, data: bytes, *, gate: bool) -> FakeEngine:
+async def play(
+    codec: Codec, data: bytes, *, gate: bool, limits: Limits = LIMITS
+) -> tuple[FakeEngine, Connection]:
     """All of a client's bytes, to the end of its connection; the engine that has judged."""
     ours, theirs = trio.testing.memory_stream_pair()
     detection = SpeechDetection(Loudness())  # type: ignore[arg-type]
     # Ends by the cancel, when the connection has ended.
     async with trio.open_nursery() as nursery:
         engine = FakeEngine(nursery)
-        recognition = Recognition.build(engine, detection, LIMITS, gate=gate)  # type: ignore[arg-type]
+        recognition = Recognition.build(engine, detection, limits, gate=gate)  # type: ignore[arg-type]
         connection = Connection(
-            WebSocket(ours, b"", LIMITS), codec, recognition, OPENING, Identity("test")
+            WebSocket(ours, b"", limits), codec, recognition, OPENING, Identity("test")
         )
         nursery.start_soon(detection.run)
         nursery.start_soon(_read, theirs)
@@ -214,7 +216,7 @@ async def play(codec: Codec, data: bytes, *, gate: bool) -> FakeEngine:
         nursery.start_soon(leave)
         await connection.run()
         nursery.cancel_scope.cancel()
-    return engine
+    return engine, connection
 
 
 async def _read(stream: trio.abc.ReceiveStream) -> None:
@@ -235,7 +237,7 @@ def test_no_bytes_of_a_client_make_a_bad_engine_request(
     said = data.draw(conversations(dialect))
     sent = b"".join(spelled(dialect, one) for one in said)
     clock = trio.testing.MockClock(autojump_threshold=0)
-    engine = trio.run(lambda: play(CODECS[dialect](OPENING), sent, gate=gate), clock=clock)
+    engine, _ = trio.run(lambda: play(CODECS[dialect](OPENING), sent, gate=gate), clock=clock)
     assert all(stream.closed for stream in engine.streams), "every request has been ended"
 
 
@@ -249,7 +251,7 @@ def test_the_judge_sees_requests_in_every_dialect() -> None:
             said.insert(1, PLAIN["vllm"][3])
         sent = b"".join(spelled(dialect, one) for one in said)
         clock = trio.testing.MockClock(autojump_threshold=0)
-        engine = trio.run(
+        engine, _ = trio.run(
             lambda sent=sent, dialect=dialect: play(CODECS[dialect](OPENING), sent, gate=True),
             clock=clock,
         )

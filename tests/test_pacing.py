@@ -4,13 +4,19 @@ import math
 from itertools import pairwise
 
 import pytest
+import trio
+import trio.testing
+from fuzz.targets import OPENING
 from hypothesis import given
 from hypothesis import strategies as st
+from test_engine_requests import Audio, play, spelled
 
 from realtimed.config import Limits, Settings
 from realtimed.server.access import AccessPolicy, Identity
+from realtimed.server.connection import Connection
 from realtimed.server.keys import ApiKey
 from realtimed.server.pacing import Pace, RateBudget
+from realtimed.wire.vllm import VllmCodec
 
 HZ = 16_000
 rates = st.floats(0.1, 100)
@@ -87,6 +93,25 @@ def test_sessions_of_one_key_share_its_budget_and_a_new_one_begins_with_what_is_
     assert policy.budget(alice) is first
     assert policy.budget(bob) is not first
     assert policy.budget(Identity("a")) is None
+
+
+def test_no_other_clock_runs_while_a_session_is_paced() -> None:
+    limits = Limits(rate=0.1, ring_s=1, idle_s=2, overflow_s=2, slow_reader_s=2, close_s=0.1)
+    said = [{"type": "session.update", "model": ""}, {"type": "input_audio_buffer.commit"}]
+    said += [Audio(HZ // 2, "loud", odd=False, raw=False)] * 6
+    sent = b"".join(spelled("vllm", one) for one in said)
+    clock = trio.testing.MockClock(autojump_threshold=0)
+
+    async def last() -> tuple[Connection, float]:
+        began = trio.current_time()
+        _, connection = await play(VllmCodec(OPENING), sent, gate=False, limits=limits)
+        return connection, trio.current_time() - began
+
+    connection, took_s = trio.run(last, clock=clock)
+    assert connection.audio_seconds == 3.0
+    # Two seconds over the burst, of which one is a ration that nobody asked for any more.
+    assert connection.outcome == "idle_timeout"
+    assert 10 + limits.idle_s <= took_s <= 20 + limits.idle_s
 
 
 def test_a_key_has_no_budget_unless_it_is_set() -> None:
