@@ -69,7 +69,8 @@ clean: ## Remove the virtual environment and all caches
 
 # torch goes first: once its CPU build is there, the pin in the requirements is satisfied. It
 # comes from a directory of wheels where pip is set up with one, else from PyTorch's own index.
-$(STAMP): conf/requirements-cpu.txt conf/requirements-dev.txt setup.cfg
+# Then everything else that a daemon runs with, each file by its hash.
+$(STAMP): conf/requirements-cpu.txt conf/hashes-cpu.txt conf/requirements-dev.txt setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'realtimed needs Python 3.11 or newer: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@echo 'Installing the CPU engine into $(VENV): a minute or two, 2 GB.'
@@ -77,6 +78,7 @@ $(STAMP): conf/requirements-cpu.txt conf/requirements-dev.txt setup.cfg
 	    { echo 'Cannot make $(VENV); on Debian or Ubuntu, install python3-venv.' >&2; exit 1; }
 	@$(PIP) install --no-deps --no-index $(TORCH) 2>/dev/null || \
 	    $(PIP) install --no-deps --index-url $(TORCH_INDEX) $(TORCH)
+	@$(PIP) install --no-deps --require-hashes -r conf/hashes-cpu.txt
 	@$(PIP) install --no-deps -r conf/requirements-cpu.txt -r conf/requirements-dev.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
