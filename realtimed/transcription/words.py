@@ -80,9 +80,10 @@ def join(before: str, text: str) -> str:
         return text
     if before[-1].isspace():
         return text.lstrip()
-    needs_space = text[0].isalnum() and not (_unspaced(text[0]) or _unspaced(before[-1]))
+    needs_space = text[0].isalnum() and not (unspaced(text[0]) or unspaced(before[-1]))
     return " " + text if needs_space else text
 
 
-def _unspaced(character: str) -> bool:
+def unspaced(character: str) -> bool:
+    """Whether a character is of a script that is written without spaces between words."""
     return any(first <= ord(character) <= last for first, last in _UNSPACED)
