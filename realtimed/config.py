@@ -129,6 +129,13 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     hard_age_s: Annotated[
         _Seconds, Meta(description="age at which a segment is cut where it is quietest")
     ] = 90.0
+    partial_interval_s: Annotated[
+        _Seconds,
+        Meta(description="audio between two decodes of growing speech (segmented models)"),
+    ] = 1.0
+    pause_s: Annotated[
+        _Seconds, Meta(description="quiet that ends a stretch of speech (segmented models)")
+    ] = 0.8
     close_s: Annotated[_Seconds, Meta(description="the closing handshake may take")] = 5.0
     drain_s: Annotated[
         _Seconds, Meta(description="sessions have to finish when the daemon stops")

@@ -228,7 +228,8 @@ class Daemon:
     def _begin_to_serve(self) -> None:
         """Open for business: the engine has answered."""
         settings, server, slots = self.settings, self.server, self.engine.info.max_num_seqs
-        server.max_sessions = _max_sessions(settings, slots)
+        assert server.recognition is not None
+        server.max_sessions = _max_sessions(settings, server.recognition)
         # What is loaded by now stays for good: the collector need not look through it again.
         gc.collect()
         gc.freeze()
@@ -290,7 +291,7 @@ class Daemon:
             if server.recognition is not None:
                 gate = settings.silence_gate
                 server.recognition = server.recognition.with_limits(limits, gate=gate)
-                server.max_sessions = _max_sessions(settings, self.engine.info.max_num_seqs)
+                server.max_sessions = _max_sessions(settings, server.recognition)
 
         return put_into_force
 
@@ -359,10 +360,11 @@ class Daemon:
             await self.server.all_gone()
 
 
-def _max_sessions(settings: Settings, slots: int) -> int:
-    """Sessions at once: without the gate each holds a slot as long as an utterance lasts."""
-    at_most = settings.limits.connections if settings.silence_gate else slots
-    usual = _SESSIONS_PER_SLOT * slots if settings.silence_gate else slots
+def _max_sessions(settings: Settings, recognition: Recognition) -> int:
+    """Sessions at once: more than slots, unless each holds one as long as an utterance lasts."""
+    slots, shared = recognition.slots.total, recognition.recognizer.listens
+    at_most = settings.limits.connections if shared else slots
+    usual = _SESSIONS_PER_SLOT * slots if shared else slots
     return min(settings.max_sessions or usual, at_most)
 
 

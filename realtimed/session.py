@@ -50,6 +50,7 @@ from msgspec import UNSET
 from realtimed.errors import ModelNotFound, ModelNotValidated, WireError
 from realtimed.wire.events import (
     LOGPROBS,
+    NO_GUIDANCE,
     WARNINGS,
     WORDS,
     Cleared,
@@ -57,6 +58,7 @@ from realtimed.wire.events import (
     Committed,
     Configure,
     ErrorOccurred,
+    Guidance,
     ServerEvent,
     ServerVad,
     SessionUpdated,
@@ -158,6 +160,8 @@ class Session:
     """Set: utterances are turns of speaking. `None`: commits delimit them."""
     include: frozenset[str] = frozenset()
     """What the client wants to be told beyond text: `WORDS`, `WARNINGS`, `LOGPROBS`."""
+    guidance: Guidance = NO_GUIDANCE
+    """What the recogniser is told of the speech; it holds for utterances that begin after it."""
     speaking: bool = False
     """With turn detection: whether speech has begun and not yet ended."""
     _claimed: int = 0
@@ -179,6 +183,8 @@ class Session:
             return [refuse(error)]
         if event.include is not UNSET:
             self.include = event.include
+        if event.guidance is not UNSET:
+            self.guidance = event.guidance
         if event.turn_detection is not UNSET:
             self._detect_turns(event.turn_detection)
         return self._transition(Cause.CONFIGURE, _NOWHERE) + self._announce(SessionUpdated())
@@ -247,11 +253,17 @@ class Session:
             logprobs = None
         return [Emit(TextDelta(utterance, text, start, end, logprobs))]
 
-    def done(self, utterance: int, usage: Usage, words: tuple[Word, ...] = ()) -> list[Action]:
-        """The utterance is complete; `words` are all of its words."""
+    def done(
+        self,
+        utterance: int,
+        usage: Usage,
+        words: tuple[Word, ...] = (),
+        language: str | None = None,
+    ) -> list[Action]:
+        """The utterance is complete; `words` are all of its words, `language` is ISO 639-1."""
         text = "".join(self._texts.pop(utterance))
         told = words if WORDS in self.include else None
-        return [Emit(UtteranceDone(utterance, text, usage, told))]
+        return [Emit(UtteranceDone(utterance, text, usage, told, language))]
 
     def failed(self, utterance: int, error: WireError) -> list[Action]:
         """The utterance ended with an error."""

@@ -1,6 +1,6 @@
 """The frame arithmetic of the bundled model, for tests that need no engine."""
 
-from realtimed.engine.spec import ModelInfo, StreamGeometry
+from realtimed.engine.spec import StreamGeometry, StreamingModel
 
 PAD = 32
 BUNDLED = StreamGeometry(
@@ -16,13 +16,14 @@ BUNDLED = StreamGeometry(
 )
 
 
-def model(max_model_len: int = 16_384) -> ModelInfo:
-    return ModelInfo(
+def model(max_model_len: int = 16_384) -> StreamingModel:
+    return StreamingModel(
         model="test",
         served_names=("test",),
         architecture="VoxtralRealtimeGeneration",
         geometry=BUNDLED,
         max_model_len=max_model_len,
         max_num_seqs=4,
+        sample_rate=BUNDLED.sample_rate,
         max_chunk_tokens=1,
     )

@@ -1,6 +1,9 @@
 """Which dialect an upgrade asks for, by what each real client sends; and what is refused."""
 
+from dataclasses import replace
+
 import pytest
+from geometry import model
 
 from realtimed.errors import Refusal
 from realtimed.server import dialects
@@ -27,7 +30,7 @@ def upgrade(target: str, subprotocols: tuple[str, ...] = (), **headers: str) -> 
 def chosen(request: Upgrade) -> Codec:
     make = dialects.choose(request)
     assert make is not None
-    return make(dialects.opening(request, ("demo",), strict=False))
+    return make(dialects.opening(request, replace(model(), served_names=("demo",)), strict=False))
 
 
 PYTHON = "AsyncOpenAI/Python 3.54.0"

@@ -19,8 +19,10 @@ from realtimed.errors import EngineFailed, EngineLost, EngineUnavailable
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.detection import SpeechDetection
 from realtimed.transcription.policy import CutPolicy
+from realtimed.transcription.recognizer import Listener
 from realtimed.transcription.slots import SlotPool
-from realtimed.transcription.transcriber import Listener, Transcriber
+from realtimed.transcription.streaming import StreamingRecognizer
+from realtimed.transcription.transcriber import Transcriber
 from realtimed.transcription.utterance import Utterance
 
 RATE = 16_000
@@ -95,7 +97,7 @@ async def recognise(
     buffer.append(np.zeros(utterances * RATE, np.float32))
     listener = Listener(
         text=lambda _number, _timed: None,
-        done=lambda number, usage, _words: seen.append(f"{number} done {usage.audio_seconds:g}"),
+        done=lambda number, told: seen.append(f"{number} done {told.usage.audio_seconds:g}"),
         failed=lambda number, error: seen.append(f"{number} {error.code}"),
         cut=lambda number, reason: seen.append(f"{number} cut {reason.value}"),
         queued=lambda number: seen.append(f"{number} queued"),
@@ -109,7 +111,7 @@ async def recognise(
         engine,  # type: ignore[arg-type]
         buffer,
         listener,
-        policy,
+        StreamingRecognizer(engine.info, policy),
         slots or SlotPool(1, 20.0),
         stall_s=5.0,
     )

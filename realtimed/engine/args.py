@@ -3,11 +3,12 @@
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from realtimed.engine import lifeline
+from realtimed.engine import families, lifeline
+from realtimed.engine.families import Mode
 from realtimed.errors import ConfigError, EngineStartError
 
 _MISTRAL_FILES = ("params.json", "tekken.json")
@@ -98,17 +99,53 @@ def _check_known(engine: Mapping[str, object], parser: Any) -> None:
             raise ConfigError(f"engine.{key}: vLLM has no such engine argument; {hint}")
 
 
-def create_config(args: Any) -> Any:
-    """Resolve engine arguments into a `VllmConfig`.
+_CPU_CLIP_ARGS: Mapping[str, object] = {
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 2**30,
+    "max_num_seqs": 8,
+}
+_CPU_CLIP_BATCH = 2_048
+
+
+def _fill_for_clips(args: Any, given: Collection[str]) -> None:
+    """On a CPU, give a segmented model what vLLM does not choose well, unless it is `given`.
+
+    vLLM would take nearly all of the machine's memory for the KV cache, and does not start if some
+    of it is in use. It compiles the model for a minute, which wins nothing there. And it makes the
+    batch of an encoder-decoder model smaller than one clip if few requests are to run at once, and
+    then refuses it.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    model_config = args.create_model_config()
+    if families.choose(model_config)[0] is not Mode.SEGMENTED:
+        return
+    defaults = dict(_CPU_CLIP_ARGS)
+    if "VLLM_CPU_KVCACHE_SPACE" in os.environ:
+        del defaults["kv_cache_memory_bytes"]
+    if model_config.is_encoder_decoder:
+        defaults["max_num_batched_tokens"] = _CPU_CLIP_BATCH
+    for name, value in defaults.items():
+        if name not in given:
+            setattr(args, name, value)
+
+
+def create_config(args: Any, given: Collection[str] = ()) -> Any:
+    """Resolve engine arguments into a `VllmConfig`; `given`: the names of those that were chosen.
 
     Raises: `EngineStartError` with vLLM's own reason, in one line.
     """
     from vllm.usage.usage_lib import UsageContext
 
     try:
+        _fill_for_clips(args, given)
         config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
         if isinstance(config.additional_config, dict):
             config.additional_config["realtimed_lifeline"] = lifeline.Lifeline()
+    except EngineStartError:
+        raise
     except Exception as error:
         message = f"vLLM refused the model or its settings: {one_line(error)}"
         raise EngineStartError(message) from error

@@ -11,7 +11,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import connection
 from typing import Any
@@ -23,21 +23,24 @@ import trio
 from numpy.typing import NDArray
 
 from realtimed.engine import args as engine_args
+from realtimed.engine import families
 from realtimed.engine.channel import CoreChannel, EngineCoreDied
+from realtimed.engine.clips import ClipDecoder, ClipRequest
+from realtimed.engine.families import Mode
 from realtimed.engine.frames import FrameRequests, FrameTemplate
 from realtimed.engine.load import EngineLoad
 from realtimed.engine.plugin import COUNTS_METHOD
 from realtimed.engine.processes import EngineProcesses, SocketDirectory
-from realtimed.engine.spec import ModelInfo
-from realtimed.errors import ConfigError, EngineFailed, EngineLost, EngineStartError
+from realtimed.engine.segmented import ClipModel
+from realtimed.engine.spec import Hypothesis, ModelInfo, StreamingModel
+from realtimed.engine.stream import EngineStream, OnAnswer, OnFailure
+from realtimed.errors import EngineLost, EngineStartError
+from realtimed.wire.events import Guidance
 
 _SHUTDOWN_S = 5.0
 _LAST_WORKERS_S = 10.0
 """What the workers may take to end after the engine core has, which they notice themselves."""
 
-OnAnswer = Callable[[Sequence[int], Sequence[float] | None], None]
-"""Told the tokens of an answer, and their log probabilities where the stream asked for them."""
-OnFailure = Callable[[Exception], None]
 Progress = Callable[[str], None]
 """Told the name of each phase of start-up, from the Trio thread."""
 
@@ -59,76 +62,6 @@ class EngineSpec:
         return self.served_names or (self.model,)
 
 
-class EngineStream:
-    """One resumable engine request: frames of audio in, one answer of tokens each.
-
-    The caller sends a frame only after the last has been answered. `close` frees the request in
-    the engine; it is safe to call at any time and more than once.
-    """
-
-    def __init__(
-        self,
-        engine: "Engine",
-        request_id: str,
-        on_answer: OnAnswer,
-        on_failure: OnFailure,
-        *,
-        logprobs: bool,
-    ) -> None:
-        self._engine = engine
-        self.request_id = request_id
-        self.logprobs = logprobs
-        self._on_answer = on_answer
-        self._on_failure = on_failure
-        self._started = False
-        self._closed = False
-        self._in_flight = False
-        self._template: FrameTemplate | None = None
-
-    def send(self, token_ids: Sequence[int], audio: NDArray[np.float32]) -> None:
-        """Send one frame; does not block.
-
-        `audio`: 1-d float32 at the model's rate, not written to again by the caller.
-
-        Raises: `EngineLost` if the engine is gone.
-        """
-        if not token_ids or not len(audio) or self._closed:
-            raise AssertionError("a frame has tokens and audio, and goes to an open stream")
-        self._started = True
-        self._engine._send_frame(self, token_ids, audio)
-        self._in_flight = True
-        self._engine.load.sent()
-
-    def close(self) -> None:
-        """End the request and free its slot in the engine."""
-        if self._closed:
-            return
-        self._closed = True
-        self._engine._close_stream(self, abort=self._started)
-
-    def _settle(self) -> None:
-        """The frame in flight, if there is one, is answered or will never be."""
-        if self._in_flight:
-            self._in_flight = False
-            self._engine.load.settled()
-
-    def _deliver(self, token_ids: list[int], logprobs: Any, finish_reason: object) -> None:
-        self._settle()
-        # A chunk ends with STOP or LENGTH; anything else means the engine gave the request up.
-        try:
-            if str(finish_reason) in ("abort", "error"):
-                self._on_failure(EngineFailed(_GIVEN_UP))
-            else:
-                # A row a token; the first column is that of the token itself.
-                told = None if logprobs is None else logprobs.logprobs[:, 0].tolist()
-                self._on_answer(token_ids, told)
-        except Exception as error:  # noqa: BLE001 - one stream's trouble is not the engine's
-            self._on_failure(error)
-
-
-_GIVEN_UP = "The engine ended this utterance's request: send the audio again."
-
-
 class Engine:
     """Owns one engine core: starts it, feeds it, and shuts it down."""
 
@@ -145,7 +78,9 @@ class Engine:
         self._requests: Any = None
         self._tokenizer: Any = None
         self._silent_ids: frozenset[int] = frozenset()
-        self._streams: dict[str, EngineStream] = {}
+        self._clip_model: ClipModel | None = None
+        self._clips: ClipDecoder | None = None
+        self._streams: dict[str, EngineStream | ClipRequest] = {}
         self._next_id = 0
         self._stopping = False
         self._stopped = threading.Event()
@@ -231,8 +166,7 @@ class Engine:
         `logprobs`; `on_failure` the `EngineFailed` or `EngineLost` that ends the stream. Both are
         called on the Trio thread.
         """
-        self._next_id += 1
-        name = f"rt-{self._next_id}"
+        name = self.new_request_id()
         stream = EngineStream(self, name, on_answer, on_failure, logprobs=logprobs)
         self._streams[stream.request_id] = stream
         return stream
@@ -241,7 +175,58 @@ class Engine:
         """A fresh incremental detokenizer for one segment."""
         from realtimed.engine.voxtral import Detokenizer
 
-        return Detokenizer(self._tokenizer, self._silent_ids, self.info.geometry.prompt)
+        info = self.info
+        assert isinstance(info, StreamingModel)
+        return Detokenizer(self._tokenizer, self._silent_ids, info.geometry.prompt)
+
+    # --- clips ----------------------------------------------------------------------------
+
+    async def decode(
+        self,
+        audio: NDArray[np.float32],
+        guidance: Guidance,
+        language: str | None,
+        on_tokens: Callable[[], None],
+    ) -> Hypothesis:
+        """Transcribe one clip with a segmented model; see `ClipDecoder.decode`."""
+        return await self._clip_decoder.decode(audio, guidance, language, on_tokens)
+
+    async def detect_language(
+        self, audio: NDArray[np.float32], on_tokens: Callable[[], None]
+    ) -> str:
+        """Find out the language of one clip; see `ClipDecoder.detect_language`."""
+        return await self._clip_decoder.detect_language(audio, on_tokens)
+
+    @property
+    def _clip_decoder(self) -> ClipDecoder:
+        if self._clips is None:
+            assert self._clip_model is not None
+            self._clips = ClipDecoder(self, self._clip_model)
+        return self._clips
+
+    def new_request_id(self) -> str:
+        """A name that no other request of this engine has."""
+        self._next_id += 1
+        return f"rt-{self._next_id}"
+
+    def submit(self, request: ClipRequest) -> None:
+        """Send a clip; does not block.
+
+        Raises: `EngineLost` if the engine is gone.
+        """
+        if self._channel is None or self._pumped.is_set():
+            raise _lost()
+        self._channel.add(request.body)
+        self._streams[request.request_id] = request
+        request.sent()
+
+    def withdraw(self, request: ClipRequest) -> None:
+        """Forget a clip, and abort it unless the engine is done with it."""
+        abort = request.in_flight
+        request.settle()
+        self._close_stream(request, abort=abort)
+
+    # --- what is open ---------------------------------------------------------------------
 
     @property
     def open_streams(self) -> int:
@@ -277,10 +262,10 @@ class Engine:
                 self._requests, channel.encode, name, len(audio), logprobs=logprobs
             )
 
-    def _close_stream(self, stream: EngineStream, *, abort: bool) -> None:
+    def _close_stream(self, stream: EngineStream | ClipRequest, *, abort: bool) -> None:
         if self._streams.pop(stream.request_id, None) is None or not abort:
             return
-        stream._settle()
+        stream.settle()
         # For a paused request the abort does in the scheduler just what the final request of
         # vLLM's own path does, and it cannot create a stray request if it comes late.
         if self._channel is not None and not self._pumped.is_set():
@@ -294,7 +279,7 @@ class Engine:
         for output in outputs.outputs:
             stream = self._streams.get(output.request_id)
             if stream is not None:
-                stream._deliver(output.new_token_ids, output.new_logprobs, output.finish_reason)
+                stream.deliver(output.new_token_ids, output.new_logprobs, output.finish_reason)
 
     def _lose(self) -> None:
         """No more answers come: tell first who restarts the engine, then the streams."""
@@ -304,7 +289,7 @@ class Engine:
             self._channel.fail_calls()
         self._on_lost()
         for stream in list(self._streams.values()):
-            stream._on_failure(_lost())
+            stream.fail(_lost())
 
     # --- tasks ----------------------------------------------------------------------------
 
@@ -342,31 +327,21 @@ class Engine:
 
         phase("importing vLLM")
         try:
-            from vllm.tokenizers import cached_tokenizer_from_config
+            import vllm  # noqa: F401 - the first import is the slow one
         except ModuleNotFoundError as error:
             raise EngineStartError(
                 f"vLLM is not installed (no module {error.name}): pip install 'realtimed[cuda]' on "
                 "a GPU machine, or see conf/requirements-cpu.txt for a CPU."
             ) from error
 
-        from realtimed.engine import voxtral
-
         phase("reading the model's configuration")
         spec = self._spec
         args = engine_args.engine_args(spec.model, spec.served_names, spec.engine)
-        config = engine_args.create_config(args)
-        cls = voxtral.require_voxtral(config.model_config)
-        self._tokenizer = cached_tokenizer_from_config(config.model_config)
-        self._silent_ids = voxtral.silent_ids(self._tokenizer)
-        self._requests = FrameRequests(cls.realtime_max_tokens)
-        geometry = voxtral.geometry(self._tokenizer)
-
-        length = config.model_config.max_model_len
-        if length < geometry.shortest_model_len:
-            raise ConfigError(
-                f"engine.max_model_len is {length}: this model needs at least "
-                f"{geometry.shortest_model_len} to stream. Leave it out for the model's own."
-            )
+        config = engine_args.create_config(args, spec.engine)
+        mode, cls = families.choose(config.model_config)
+        phase(families.reason(mode, cls.__name__))
+        info = self._load_streaming if mode is Mode.STREAMING else self._load_segmented
+        loaded = info(config, cls)
 
         phase("starting the engine and loading weights")
         if self._stopping:
@@ -374,15 +349,26 @@ class Engine:
         self._sockets = SocketDirectory()
         self._channel = _open_channel(config)
         self._processes = EngineProcesses(self._channel.pids)
-        self._info = ModelInfo(
+        self._info = replace(
+            loaded,
             model=spec.model,
             served_names=spec.names,
-            architecture=cls.__name__,
-            geometry=geometry,
-            max_model_len=length,
             max_num_seqs=config.scheduler_config.max_num_seqs,
-            max_chunk_tokens=cls.realtime_max_tokens,
         )
+
+    def _load_streaming(self, config: Any, cls: Any) -> ModelInfo:
+        from vllm.tokenizers import cached_tokenizer_from_config
+
+        from realtimed.engine import voxtral
+
+        self._tokenizer = cached_tokenizer_from_config(config.model_config)
+        self._silent_ids = voxtral.silent_ids(self._tokenizer)
+        self._requests = FrameRequests(cls.realtime_max_tokens)
+        return voxtral.info(config.model_config, cls, self._tokenizer)
+
+    def _load_segmented(self, config: Any, cls: Any) -> ModelInfo:
+        self._clip_model = ClipModel.load(config, cls)
+        return self._clip_model.info
 
     def _watch(self) -> None:
         """Sleep until `stop` is called or an engine process ends."""

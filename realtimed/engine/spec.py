@@ -1,7 +1,10 @@
 """What the rest of the house needs to know of a loaded model, in plain values."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Final, Self
+
+OPTIONS: Final = ("words", "language", "prompt", "hotwords", "temperature")
+"""What a session may ask for, and only some models give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,41 @@ class ModelInfo:
     model: str
     served_names: tuple[str, ...]
     architecture: str
-    geometry: StreamGeometry
     max_model_len: int
     max_num_seqs: int
+    sample_rate: int
+    """In Hz, of the audio it takes; also that of the session's clock."""
+    options: frozenset[str] = frozenset()
+    """What a session can ask of it, of `OPTIONS`."""
+    languages: frozenset[str] = frozenset()
+    """ISO 639-1 codes that `language` can be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamingModel(ModelInfo):
+    """It takes frames of audio while they are spoken, and answers each."""
+
+    geometry: StreamGeometry
     max_chunk_tokens: int
     """Tokens the engine samples for one frame: `realtime_max_tokens` of the model class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentedModel(ModelInfo):
+    """It transcribes whole clips: vLLM's `SupportsTranscription`."""
+
+    max_clip_s: float | None
+    """The longest clip it takes, in seconds; `None`: any length."""
+    detects_language: bool = False
+    """Whether a clip whose language is not given needs a request that finds it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What a segmented model made of one clip."""
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    complete: bool = True
+    """False: it was cut off at its longest length, and so may have got stuck."""

@@ -13,16 +13,20 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from realtimed.config import Limits
 from realtimed.engine.availability import Availability, EngineState
-from realtimed.engine.core import Engine, EngineSpec, EngineStream, OnAnswer, OnFailure, Progress
+from realtimed.engine.core import Engine, EngineSpec, Progress
 from realtimed.engine.load import EngineLoad
 from realtimed.engine.restarts import RestartBudget
-from realtimed.engine.spec import ModelInfo
+from realtimed.engine.spec import Hypothesis, ModelInfo
+from realtimed.engine.stream import EngineStream, OnAnswer, OnFailure
 from realtimed.engine.watch import Health, StepWatch
 from realtimed.errors import EngineDeadError, EngineLost, EngineStartError, StartError, WireError
+from realtimed.wire.events import Guidance
 
 log = logging.getLogger("realtimed.engine")
 
@@ -129,6 +133,22 @@ class EngineSupervisor:
         Its first frame raises `EngineLost` if there is none.
         """
         return self._engine.open_stream(on_answer, on_failure, logprobs=logprobs)
+
+    async def decode(
+        self,
+        audio: NDArray[np.float32],
+        guidance: Guidance,
+        language: str | None,
+        on_tokens: Callable[[], None],
+    ) -> Hypothesis:
+        """Transcribe one clip with the engine there is; see `ClipDecoder.decode`."""
+        return await self._engine.decode(audio, guidance, language, on_tokens)
+
+    async def detect_language(
+        self, audio: NDArray[np.float32], on_tokens: Callable[[], None]
+    ) -> str:
+        """Find out the language of one clip; see `ClipDecoder.detect_language`."""
+        return await self._engine.detect_language(audio, on_tokens)
 
     def detokenizer(self) -> Any:
         """A fresh incremental detokenizer for one segment."""

@@ -7,25 +7,32 @@ token; tests/test_differential.py holds this module to it.
 from collections.abc import Sequence
 from typing import Any
 
-from realtimed.engine.spec import StreamGeometry
-from realtimed.errors import EngineStartError
+from realtimed.engine.spec import StreamGeometry, StreamingModel
+from realtimed.errors import ConfigError
 
 
-def require_voxtral(model_config: Any) -> Any:
-    """Return the model class.
+def info(model_config: Any, cls: Any, tokenizer: Any) -> StreamingModel:
+    """What the rest of the house needs to know; names and slots are the caller's.
 
-    Raises: `EngineStartError` if the model is not of the Voxtral Realtime family.
+    Raises: `ConfigError` if its length does not suffice to stream.
     """
-    from vllm.model_executor.model_loader import get_model_cls
-    from vllm.model_executor.models.voxtral_realtime import VoxtralRealtimeGeneration
-
-    cls = get_model_cls(model_config)
-    if not issubclass(cls, VoxtralRealtimeGeneration):
-        raise EngineStartError(
-            f"{model_config.model} is a {cls.__name__}, which does not stream: expected a model of"
-            " the class VoxtralRealtimeGeneration, such as mistralai/Voxtral-Mini-4B-Realtime-2602."
+    frames, length = geometry(tokenizer), model_config.max_model_len
+    if length < frames.shortest_model_len:
+        raise ConfigError(
+            f"engine.max_model_len is {length}: this model needs at least "
+            f"{frames.shortest_model_len} to stream. Leave it out for the model's own."
         )
-    return cls
+    return StreamingModel(
+        model=model_config.model,
+        served_names=(model_config.model,),
+        architecture=cls.__name__,
+        max_model_len=length,
+        max_num_seqs=1,
+        sample_rate=frames.sample_rate,
+        options=frozenset({"words"}),
+        geometry=frames,
+        max_chunk_tokens=cls.realtime_max_tokens,
+    )
 
 
 def geometry(tokenizer: Any) -> StreamGeometry:

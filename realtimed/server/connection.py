@@ -24,8 +24,9 @@ from realtimed.server.websocket import SocketClosed, WebSocket
 from realtimed.session import Action, Begin, Cancel, Emit, End, Phase, Session, refuse
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.recognition import Recognition
+from realtimed.transcription.recognizer import Listener, Outcome
 from realtimed.transcription.segment import CutReason
-from realtimed.transcription.transcriber import Listener, Transcriber
+from realtimed.transcription.transcriber import Transcriber
 from realtimed.transcription.utterance import TimedText, Utterance
 from realtimed.wire.codec import Codec, Opening
 from realtimed.wire.events import (
@@ -39,8 +40,6 @@ from realtimed.wire.events import (
     ServerEvent,
     ServerVad,
     SessionCreated,
-    Usage,
-    Word,
 )
 from realtimed.wire.size import check_size
 from realtimed.wire.undecided import Undecided
@@ -108,7 +107,7 @@ class Connection:
     def __post_init__(self) -> None:
         info = self.recognition.engine.info
         self.limits = self.recognition.limits
-        self.session = Session(info.served_names, sample_rate=info.geometry.sample_rate)
+        self.session = Session(info.served_names, sample_rate=info.sample_rate)
         self._incoming = IncomingAudio(self.session.sample_rate)
         self._pace = Pace(self._budgets(), self.session.sample_rate)
         self.buffer = self.recognition.buffer()
@@ -370,8 +369,12 @@ class Connection:
                     self.outbox.put(action.event)
                 case Begin():
                     self._times.began(action.utterance)
-                    logprobs = LOGPROBS in self.session.include
-                    self._open = Utterance(action.utterance, action.at, logprobs=logprobs)
+                    self._open = Utterance(
+                        action.utterance,
+                        action.at,
+                        logprobs=LOGPROBS in self.session.include,
+                        guidance=self.session.guidance,
+                    )
                     self._utterances.send_nowait(self._open)
                 case End():
                     assert self._open is not None
@@ -394,9 +397,9 @@ class Connection:
         told = (timed.text, timed.start, timed.end, timed.logprobs)
         self._perform(self.session.text(utterance, *told))
 
-    def _on_done(self, utterance: int, usage: Usage, words: tuple[Word, ...]) -> None:
+    def _on_done(self, utterance: int, outcome: Outcome) -> None:
         self._times.done(utterance)
-        self._perform(self.session.done(utterance, usage, words))
+        self._perform(self.session.done(utterance, outcome.usage, outcome.words, outcome.language))
         self._finish_one()
 
     def _on_cut(self, utterance: int, reason: CutReason) -> None:
@@ -430,7 +433,7 @@ class Connection:
             self._perform(self._turns.finish(hearing.judged))
         self._wanted = wanted
         if wanted is None:
-            hearing.on_window, hearing.always = None, self.recognition.policy.gate is not None
+            hearing.on_window, hearing.always = None, self.recognition.recognizer.listens
             return
         self._turns = Turns(self.session, wanted)
         hearing.on_window = self._on_window

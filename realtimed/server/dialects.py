@@ -5,9 +5,11 @@ import uuid
 from collections.abc import Callable
 from typing import Final
 
+from realtimed.engine.spec import ModelInfo
 from realtimed.errors import Refusal
 from realtimed.server.handshake import Upgrade
 from realtimed.wire.codec import Codec, Opening
+from realtimed.wire.guidance import Served
 from realtimed.wire.mistral import MistralCodec
 from realtimed.wire.openai import OpenAICodec
 from realtimed.wire.openai_beta import OpenAIBetaCodec
@@ -75,14 +77,15 @@ def _undecided(opening: Opening) -> Undecided:
     return Undecided(opening, VllmCodec, OpenAICodec, OpenAIBetaCodec)
 
 
-def opening(upgrade: Upgrade, served_names: tuple[str, ...], *, strict: bool) -> Opening:
+def opening(upgrade: Upgrade, model: ModelInfo | None, *, strict: bool) -> Opening:
     """What the dialect may want to know; `strict`: other model names than the served are errors."""
     return Opening(
         session_id=f"sess-{uuid.uuid4().hex[:16]}",
         created=int(time.time()),
-        served_names=served_names,
+        served_names=model.served_names if model else (),
         requested_model=_requested_model(upgrade),
         strict_model_names=strict,
+        served=Served(model.options, model.languages) if model else Served(),
     )
 
 

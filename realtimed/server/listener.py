@@ -220,8 +220,8 @@ class Server:
                 accepted = True
             if accepted:
                 socket = WebSocket(stream, upgrade.rest, self.limits)
-                names = self.recognition.engine.info.served_names if self.recognition else ()
-                opening = dialects.opening(upgrade, names, strict=self.strict_model_names)
+                model = self.recognition.engine.info if self.recognition else None
+                opening = dialects.opening(upgrade, model, strict=self.strict_model_names)
                 codec = admitted.make_codec(opening)
                 await self.converse(socket, codec, opening, admitted.identity)
         finally:

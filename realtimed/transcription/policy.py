@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from realtimed.config import Limits
-from realtimed.engine.spec import ModelInfo
+from realtimed.engine.spec import StreamingModel
 
 _QUIET_MS: Final = 200
 _WINDOW_MS: Final = 1_000
@@ -38,7 +38,7 @@ class CutPolicy:
     """Audio kept after it was heard, to begin again from."""
 
     @classmethod
-    def build(cls, model: ModelInfo, limits: Limits, *, gate: bool) -> Self:
+    def build(cls, model: StreamingModel, limits: Limits, *, gate: bool) -> Self:
         """The policy for a loaded model; its length bounds every age."""
         geometry = model.geometry
 

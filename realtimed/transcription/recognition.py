@@ -2,16 +2,21 @@
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 from realtimed.config import Limits
+from realtimed.engine.spec import ModelInfo, SegmentedModel, StreamingModel
 from realtimed.engine.supervisor import EngineSupervisor
 from realtimed.transcription.buffer import AudioBuffer
+from realtimed.transcription.decoding import SegmentedRecognizer
 from realtimed.transcription.detection import SpeechDetection
 from realtimed.transcription.policy import CutPolicy
+from realtimed.transcription.recognizer import Listener, Recognizer
 from realtimed.transcription.segment import CutReason
 from realtimed.transcription.slots import SlotPool
-from realtimed.transcription.transcriber import Listener, Transcriber
+from realtimed.transcription.streaming import StreamingRecognizer
+from realtimed.transcription.stretch import WindowPolicy
+from realtimed.transcription.transcriber import Transcriber
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,7 @@ class Recognition:
     engine: EngineSupervisor
     detection: SpeechDetection
     limits: Limits
-    policy: CutPolicy
+    recognizer: Recognizer[Any]
     slots: SlotPool
     cuts: Counter[CutReason] = field(default_factory=Counter)
     """Segments cut since the start, by reason."""
@@ -31,9 +36,9 @@ class Recognition:
         cls, engine: EngineSupervisor, detection: SpeechDetection, limits: Limits, *, gate: bool
     ) -> Self:
         """For a loaded engine. `gate`: whether long pauses cost the engine nothing."""
-        policy = CutPolicy.build(engine.info, limits, gate=gate)
         slots = SlotPool(engine.info.max_num_seqs, limits.queue_s, engine.availability)
-        return cls(engine, detection, limits, policy, slots)
+        recognizer = _recognizer(engine.info, limits, slots, gate=gate)
+        return cls(engine, detection, limits, recognizer, slots)
 
     def with_limits(self, limits: Limits, *, gate: bool) -> Self:
         """The same for sessions to come, under other limits: engine, slots and counts are shared.
@@ -41,20 +46,29 @@ class Recognition:
         Who waits for a slot now, waits as long as was said before.
         """
         self.slots.wait_s = limits.queue_s
-        return replace(
-            self, limits=limits, policy=CutPolicy.build(self.engine.info, limits, gate=gate)
-        )
+        recognizer = _recognizer(self.engine.info, limits, self.slots, gate=gate)
+        return replace(self, limits=limits, recognizer=recognizer)
 
     def buffer(self) -> AudioBuffer:
         """The audio of one session."""
-        capacity = round(self.limits.ring_s * self.engine.info.geometry.sample_rate)
+        capacity = round(self.limits.ring_s * self.engine.info.sample_rate)
         overflow_s, availability = self.limits.overflow_s, self.engine.availability
         buffer = AudioBuffer(max(capacity, 1), overflow_s, self.detection, availability)
-        if self.policy.gate is not None:
+        if self.recognizer.listens:
             buffer.listen(0)
         return buffer
 
     def transcriber(self, buffer: AudioBuffer, listener: Listener) -> Transcriber:
         """The generation task of one session."""
         stall_s = self.limits.stall_s
-        return Transcriber(self.engine, buffer, listener, self.policy, self.slots, stall_s)
+        return Transcriber(self.engine, buffer, listener, self.recognizer, self.slots, stall_s)
+
+
+def _recognizer(
+    model: ModelInfo, limits: Limits, slots: SlotPool, *, gate: bool
+) -> Recognizer[Any]:
+    """The way to recognise speech that the model allows."""
+    if isinstance(model, SegmentedModel):
+        return SegmentedRecognizer(model, WindowPolicy.build(model, limits), slots)
+    assert isinstance(model, StreamingModel)
+    return StreamingRecognizer(model, CutPolicy.build(model, limits, gate=gate))

@@ -32,6 +32,11 @@ class SlotPool:
         return self.total - self._free.value
 
     @property
+    def open(self) -> bool:
+        """Whether there is an engine behind the slots now."""
+        return self._availability.up
+
+    @property
     def crowded(self) -> bool:
         """Whether as many segments wait as run: a new session would not be heard in time."""
         return self.waiting >= self.total

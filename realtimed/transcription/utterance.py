@@ -13,12 +13,12 @@ from typing import Final
 from realtimed.audio.levels import quietest
 from realtimed.audio.ring import AudioRing
 from realtimed.audio.vad import WINDOW_SAMPLES
-from realtimed.engine.spec import ModelInfo
+from realtimed.engine.spec import StreamingModel
 from realtimed.transcription.hearing import Hearing
 from realtimed.transcription.policy import CutPolicy
 from realtimed.transcription.segment import CutReason, Frame, Segment
 from realtimed.transcription.words import WordClock, join
-from realtimed.wire.events import TokenLogprob
+from realtimed.wire.events import NO_GUIDANCE, Guidance, TokenLogprob, Word
 
 _BLANKS_BETWEEN_LOOKS: Final = 12
 """Frames without text between two looks at whether there was speech in them: about a second."""
@@ -35,6 +35,7 @@ class Utterance:
     """Nobody wants to hear of it any more; it has an `end` then."""
     logprobs: bool = False
     """Whether its text comes with the log probabilities of its tokens."""
+    guidance: Guidance = NO_GUIDANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Next(Enum):
 class SegmentChain:
     """The segments of one utterance, one at a time."""
 
-    model: ModelInfo
+    model: StreamingModel
     utterance: Utterance
     policy: CutPolicy
     ring: AudioRing
@@ -231,6 +232,8 @@ class SegmentChain:
     def advance(self) -> Next:
         """Go on to the next segment, if there is one and its beginning is known."""
         reason, at = self.current.cut_reason, self.current.cut_at
+        if reason is None:
+            return Next.SEGMENT  # the first
         geometry = self.model.geometry
         assert at is not None
         if reason is CutReason.UTTERANCE_END or self.utterance.cancelled:
@@ -253,6 +256,17 @@ class SegmentChain:
     def _judged_to(self, end: int) -> bool:
         """Whether detection has heard all before `end`, but for less than a window."""
         return not self.hearing.pending or self.hearing.judged >= end
+
+    @property
+    def timed_words(self) -> Sequence[Word]:
+        """All words told, and when each was spoken."""
+        return self.words.words
+
+    @property
+    def language(self) -> None:
+        """These models do not tell it."""
+
+    spoken_language = language
 
     @property
     def audio_seconds(self) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from realtimed.wire.events import ClientEvent, Configure, ServerEvent
+from realtimed.wire.guidance import ONLY_WORDS, Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Opening:
     """`model` of the URL's query, or empty."""
     strict_model_names: bool = False
     """Whether a name that is not served is an error, rather than another name of what is."""
+    served: Served = ONLY_WORDS
+    """What the model can be asked for."""
 
 
 class Codec(Protocol):

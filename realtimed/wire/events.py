@@ -47,6 +47,22 @@ class AudioFormat(Struct, frozen=True, gc=False):
     """In Hz, 8,000 to 48,000."""
 
 
+class Guidance(Struct, frozen=True, gc=False):
+    """What a client tells the recogniser of its speech, as far as the model takes it."""
+
+    language: str | None = None
+    """ISO 639-1; `None`: the model is to find out."""
+    prompt: str = ""
+    """Text that sets the style, as if it had been said before."""
+    hotwords: tuple[str, ...] = ()
+    """Words to be expected."""
+    temperature: float = 0.0
+    """Of sampling; 0 is greedy."""
+
+
+NO_GUIDANCE: Final = Guidance()
+
+
 class Configure(Event, frozen=True, gc=False):
     """Choose the model of the session, and its options; `UNSET` leaves one as it is."""
 
@@ -58,6 +74,8 @@ class Configure(Event, frozen=True, gc=False):
     """What to tell beyond text: names such as `WORDS`. Replaces what was included before."""
     audio_format: AudioFormat | UnsetType = UNSET
     """Of the audio that follows."""
+    guidance: Guidance | UnsetType = UNSET
+    """Of the utterances that begin from here on."""
 
 
 class Append(Event, frozen=True, gc=False):
@@ -152,6 +170,8 @@ class UtteranceDone(Event, frozen=True, gc=False):
     usage: Usage
     words: tuple[Word, ...] | None = None
     """Only where `WORDS` is included."""
+    language: str | None = None
+    """The language that was detected or asked for, ISO 639-1, where the model tells it."""
 
 
 class SpeechStarted(Event, frozen=True, gc=False):

@@ -49,6 +49,7 @@ from realtimed.errors import InvalidAudio, InvalidEvent, InvalidJson, UnknownEve
 from realtimed.wire import mistral_session
 from realtimed.wire.codec import Opening
 from realtimed.wire.events import (
+    NO_GUIDANCE,
     Append,
     AudioFormat,
     Cleared,
@@ -131,6 +132,10 @@ class _Delta(msgspec.Struct, tag_field="type", tag="transcription.text.delta", g
     text: str
 
 
+class _Language(msgspec.Struct, tag_field="type", tag="transcription.language", gc=False):
+    audio_language: str
+
+
 class _TurnStart(msgspec.Struct, tag_field="type", tag="turn.start", gc=False):
     time_s: float
 
@@ -184,6 +189,9 @@ class MistralCodec:
         self._model = _shown_model(opening)
         self._format = AudioFormat()
         self._turn_detection: ServerVad | None = None
+        self._guidance = NO_GUIDANCE
+        self._language: str | None = None
+        """The language that the client has been told."""
         self._heard = False
         """Whether audio has come."""
         self._stretch = Stretch()
@@ -233,14 +241,21 @@ class MistralCodec:
         return (Append(audio),)
 
     def _update(self, session: dict[str, Any]) -> Sequence[ClientEvent]:
-        asked = mistral_session.read(session)
+        asked = mistral_session.read(session, self._opening.served, self._guidance)
         audio_format = self._format if asked.audio_format is UNSET else asked.audio_format
         turns = self._turn_detection if asked.turn_detection is UNSET else asked.turn_detection
-        if self._heard and (audio_format, turns) != (self._format, self._turn_detection):
+        now = (self._format, self._turn_detection, self._guidance)
+        if self._heard and (audio_format, turns, asked.guidance) != now:
             raise InvalidEvent(_TOO_LATE)
         self._format, self._turn_detection = audio_format, turns
+        told, self._guidance = self._guidance, asked.guidance
         return (
-            Configure("", turn_detection=asked.turn_detection, audio_format=asked.audio_format),
+            Configure(
+                "",
+                turn_detection=asked.turn_detection,
+                audio_format=asked.audio_format,
+                guidance=UNSET if asked.guidance == told else asked.guidance,
+            ),
         )
 
     def _to_wire(self, event: ServerEvent) -> Sequence[msgspec.Struct]:
@@ -249,7 +264,7 @@ class MistralCodec:
                 text = self._stretch.delta(event)
                 return [_Delta(text)] if text else []
             case UtteranceDone():
-                return self._done(event)
+                return [*self._of_language(event.language), *self._done(event)]
             case SpeechStarted() | SpeechStopped():
                 return [self._turn(event)]
             case ErrorOccurred():
@@ -277,13 +292,20 @@ class MistralCodec:
         spelt = mistral_session.turn_detection_to_wire(turns)
         return _Session(self._opening.session_id, self._model, audio_format, spelt)
 
+    def _of_language(self, language: str | None) -> Sequence[msgspec.Struct]:
+        """Told before the text that is in it, whenever it is another one."""
+        if language is None or language == self._language:
+            return []
+        self._language = language
+        return [_Language(language)]
+
     def _done(self, event: UtteranceDone) -> Sequence[msgspec.Struct]:
         of_a_turn = event.utterance in self._stretch.stopped
         segment = self._stretch.add(event)
         if of_a_turn:
             return [segment] if segment.text else []
         stretch, self._stretch = self._stretch, self._stretch.following()
-        return [stretch.done(self._model)]
+        return [stretch.done(self._model, event.language)]
 
     def _error(self, event: ErrorOccurred) -> _Error:
         if event.utterance is not None:

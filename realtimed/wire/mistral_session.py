@@ -18,7 +18,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from realtimed.errors import InvalidEvent, UnsupportedOption
-from realtimed.wire.events import ENCODINGS, AudioFormat, ServerVad
+from realtimed.wire.events import ENCODINGS, NO_GUIDANCE, AudioFormat, Guidance, ServerVad
+from realtimed.wire.guidance import ONLY_WORDS, Served, wished
 from realtimed.wire.vllm_options import shown
 
 MIN_RATE: Final = 8_000
@@ -41,10 +42,13 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
     audio_format: AudioFormat | UnsetType = UNSET
     turn_detection: ServerVad | UnsetType | None = UNSET
+    guidance: Guidance = NO_GUIDANCE
 
 
-def read(session: Mapping[str, Any]) -> Asked:
-    """Read the `session` of a `session.update`.
+def read(
+    session: Mapping[str, Any], served: Served = ONLY_WORDS, guidance: Guidance = NO_GUIDANCE
+) -> Asked:
+    """Read the `session` of a `session.update`, whose `guidance` has been so far what is given.
 
     Raises: `InvalidEvent`, `UnsupportedOption`.
     """
@@ -57,7 +61,20 @@ def read(session: Mapping[str, Any]) -> Asked:
     return Asked(
         audio_format=_audio_format(session.get("audio_format")),
         turn_detection=_turn_detection(session.get("turn_detection", UNSET)),
+        guidance=_guidance(session, served, guidance),
     )
+
+
+def _guidance(session: Mapping[str, Any], served: Served, now: Guidance) -> Guidance:
+    """What holds of the hints that the model can follow; the others have no effect."""
+    language = session.get("language", now.language)
+    words = session.get("context_bias", now.hotwords) or ()
+    if not isinstance(language, str):
+        language = None
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        words = ()
+    told = wished(served, language, hotwords=tuple(words))
+    return now if isinstance(told, UnsetType) else told
 
 
 def turn_detection_to_wire(value: ServerVad | None) -> dict[str, Any] | None:

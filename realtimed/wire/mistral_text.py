@@ -34,7 +34,7 @@ class _Usage(msgspec.Struct, gc=False):
 class Done(msgspec.Struct, tag_field="type", tag="transcription.done", gc=False):
     model: str
     text: str
-    language: None
+    language: str | None
     usage: _Usage
     segments: list[_SegmentChunk] | UnsetType = UNSET
 
@@ -93,9 +93,12 @@ class Stretch:
         self.stopped.pop(utterance, None)
         self._speaking = None
 
-    def done(self, model: str) -> Done:
-        """The event that tells of all of it; segments only where they have times."""
-        return Done(model, self._text, None, self._usage, self._segments or UNSET)
+    def done(self, model: str, language: str | None) -> Done:
+        """The event that tells of all of it; segments only where they have times.
+
+        `language`: that of its last utterance, ISO 639-1.
+        """
+        return Done(model, self._text, language, self._usage, self._segments or UNSET)
 
     def _times(self, event: UtteranceDone) -> tuple[float | None, float | None]:
         """When an utterance was spoken, in seconds; words know it better than turns."""

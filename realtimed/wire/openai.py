@@ -287,7 +287,12 @@ class OpenAICodec:
         item = wire.Item(item_id, (wire.Content(text),))
         return (
             wire.Completed(
-                self._event_id(), item_id, text, _tokens(event.usage), logprobs=state.logprobs
+                self._event_id(),
+                item_id,
+                text,
+                _tokens(event.usage),
+                logprobs=state.logprobs,
+                languages=UNSET if event.language is None else (wire.Language(event.language),),
             ),
             wire.ItemDone(self._event_id(), state.previous, item),
         )

@@ -107,6 +107,10 @@ class Tokens(Struct, tag_field="type", tag="tokens"):
     total_tokens: int
 
 
+class Language(Struct):
+    code: str
+
+
 class Completed(Struct, tag_field="type", tag=f"{_TRANSCRIPTION}.completed"):
     event_id: str
     item_id: str
@@ -114,6 +118,7 @@ class Completed(Struct, tag_field="type", tag=f"{_TRANSCRIPTION}.completed"):
     usage: Tokens
     content_index: int = 0
     logprobs: list[Logprob] | UnsetType = UNSET
+    languages: tuple[Language, ...] | UnsetType = UNSET
 
 
 class Cause(Struct):

@@ -1,8 +1,9 @@
 """What a session is set to, in the words of OpenAI's Realtime API.
 
 Do no harm: clients such as LiveKit and pipecat take an `error` as the end, so what concerns only
-the quality of a transcript (language, prompt, keywords, delay, noise reduction) is accepted, echoed
-in the session object, and has no effect. What is echoed of
+the quality of a transcript (language, prompt, keywords, delay, noise reduction) is accepted and
+echoed in the session object. Language, prompt and keywords have an effect where the model takes
+them, the others have none. What is echoed of
 turn detection and of the audio's format is what holds: `semantic_vad` is served as `server_vad`
 with its defaults, and values beyond the limits served are drawn to them.
 
@@ -17,7 +18,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from realtimed.errors import ModelNotFound, UnsupportedOption
 from realtimed.wire import events
 from realtimed.wire.codec import Opening
-from realtimed.wire.events import AudioFormat, Configure, ServerVad
+from realtimed.wire.events import AudioFormat, Configure, Guidance, ServerVad
+from realtimed.wire.guidance import wished
 from realtimed.wire.vllm_options import shown
 
 LOGPROBS: Final = "item.input_audio_transcription.logprobs"
@@ -133,7 +135,16 @@ class Settings(Struct, frozen=True):
             turn_detection=self.turn_detection,
             include=frozenset({events.LOGPROBS} if self.include else ()),
             audio_format=self.audio_format,
+            guidance=self._guidance(),
         )
+
+    def _guidance(self) -> Guidance | UnsetType:
+        """What of the client's wishes the model can follow."""
+        wish = self.transcription or Transcription()
+        language = wish.language
+        if not language and wish.languages and len(wish.languages) == 1:
+            [language] = wish.languages
+        return wished(self.opening.served, language, wish.prompt, wish.keywords)
 
     def updated(self, patch: SessionPatch) -> "Settings":
         """What holds once the client's change is made.

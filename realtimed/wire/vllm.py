@@ -23,6 +23,7 @@ from realtimed.errors import InvalidAudio, InvalidEvent, InvalidJson, UnknownEve
 from realtimed.wire import vllm_options
 from realtimed.wire.codec import Opening
 from realtimed.wire.events import (
+    NO_GUIDANCE,
     Append,
     Clear,
     Cleared,
@@ -32,6 +33,7 @@ from realtimed.wire.events import (
     Configure,
     ErrorOccurred,
     Finish,
+    Guidance,
     ServerEvent,
     SessionCreated,
     SessionUpdated,
@@ -43,6 +45,7 @@ from realtimed.wire.events import (
     Warned,
     Word,
 )
+from realtimed.wire.guidance import ONLY_WORDS, Served, changed
 
 NAME: Final = "vllm"
 SAMPLE_RATE: Final = 16_000
@@ -148,20 +151,25 @@ _NO_JSON: Final = "Invalid JSON: expected one JSON object per text message."
 
 
 class VllmCodec:
-    """The dialect on one connection; it has nothing to remember."""
+    """The dialect on one connection; it remembers what the recogniser has been told."""
 
     NAME: ClassVar = "vllm"
     BEGINS_BY_AUDIO: ClassVar = False
 
     def __init__(self, opening: Opening) -> None:
-        """`opening`: nothing of it matters here."""
+        """`opening`: what the model can be asked for matters here."""
+        self._served = opening.served
+        self._guidance = NO_GUIDANCE
 
     def configuration(self) -> None:
         """The client has to choose the model first."""
 
     def decode(self, message: str | bytes) -> Sequence[ClientEvent]:
         """What one message asks for; see `decode_client`."""
-        return (decode_client(message),)
+        event = decode_client(message, self._served, self._guidance)
+        if type(event) is Configure and event.guidance is not UNSET:
+            self._guidance = event.guidance
+        return (event,)
 
     def encode(self, event: ServerEvent) -> Sequence[bytes]:
         """One message an event; see `encode_server`."""
@@ -169,8 +177,10 @@ class VllmCodec:
         return () if unsaid else (encode_server(event),)
 
 
-def decode_client(message: str | bytes) -> ClientEvent:
-    """Parse one text message of a client.
+def decode_client(
+    message: str | bytes, served: Served = ONLY_WORDS, guidance: Guidance = NO_GUIDANCE
+) -> ClientEvent:
+    """Parse one text message of a client, whose `guidance` has been so far what is given.
 
     Raises: `InvalidJson`, `InvalidEvent`, `UnknownEvent`, `InvalidAudio` or `UnsupportedOption`.
     """
@@ -189,10 +199,10 @@ def decode_client(message: str | bytes) -> ClientEvent:
         raise InvalidEvent(
             "Missing required field: model. Send session.update with a top-level model name."
         )
-    return _configure(event.model, message)
+    return _configure(event.model, message, served, guidance)
 
 
-def _configure(model: str, message: str | bytes) -> Configure:
+def _configure(model: str, message: str | bytes, served: Served, guidance: Guidance) -> Configure:
     """Read a `session.update` with all of its fields."""
     try:
         fields = _FIELDS.decode(message)
@@ -201,11 +211,13 @@ def _configure(model: str, message: str | bytes) -> Configure:
     except (msgspec.DecodeError, UnicodeError) as error:
         # The first pass only skips over the values of fields that it does not know.
         raise InvalidJson(_NO_JSON) from error
-    vllm_options.check_fields(fields)
+    vllm_options.check_fields(fields, served)
+    told = changed(guidance, fields, served)
     return Configure(
         model,
         turn_detection=vllm_options.turn_detection(fields.get("turn_detection", UNSET)),
-        include=vllm_options.include(fields.get("include", UNSET)),
+        include=vllm_options.include(fields.get("include", UNSET), served),
+        guidance=UNSET if told == guidance else told,
     )
 
 

@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Meta, UnsetType
 
 from realtimed.errors import InvalidEvent, UnsupportedOption
+from realtimed.wire import guidance
 from realtimed.wire.events import WARNINGS, WORDS, ServerVad
+from realtimed.wire.guidance import ONLY_WORDS, Served
 
 INCLUDES: Final = (WORDS, WARNINGS)
 """What `include` may name."""
@@ -24,14 +26,7 @@ _SERVER_VAD: Final = "server_vad"
 _FIELDS: Final = frozenset({"type", "event_id", "model", "turn_detection", "include"})
 # Sent by clients of vLLM and of OpenAI whether or not they have something to put there.
 _FIELDS_IF_EMPTY: Final = frozenset(
-    {
-        "language",
-        "prompt",
-        "timestamp_granularities",
-        "timestamp_granularities[]",
-        "hotwords",
-        "temperature",
-    }
+    {*guidance.NAMES, "timestamp_granularities", "timestamp_granularities[]"}
 )
 # OpenAI's clients send these with server_vad; they concern replies, and there are none.
 _MEMBERS_IF_OFF: Final = frozenset({"create_response", "interrupt_response", "idle_timeout_ms"})
@@ -45,18 +40,26 @@ _MEMBERS: Final[dict[str, tuple[Any, str]]] = {
 }
 
 
-def check_fields(fields: Mapping[str, Any]) -> None:
+def check_fields(fields: Mapping[str, Any], served: Served = ONLY_WORDS) -> None:
     """Look for fields of a `session.update` that ask for something unknown.
 
     Raises: `UnsupportedOption`.
     """
     for name, value in fields.items():
-        if name in _FIELDS or (name in _FIELDS_IF_EMPTY and value in (None, "", [], {})):
+        if (
+            name in _FIELDS
+            or name in served.names
+            or (name in _FIELDS_IF_EMPTY and value in (None, "", [], {}))
+        ):
             continue
         raise UnsupportedOption(
-            f"Unsupported option: `{shown(name)}`. Served here: model, turn_detection and"
-            " include; leave the rest out."
+            f"Unsupported option: `{shown(name)}`. Served here: "
+            f"{_listed('model', 'turn_detection', 'include', *served.names)}; leave the rest out."
         )
+
+
+def _listed(*names: str) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def turn_detection(value: Any) -> ServerVad | UnsetType | None:
@@ -100,7 +103,7 @@ def _vad_member(name: str, given: Any) -> Any:
         raise InvalidEvent(f"Invalid field: `turn_detection.{name}` must be {words}.") from None
 
 
-def include(value: Any) -> frozenset[str] | UnsetType:
+def include(value: Any, served: Served = ONLY_WORDS) -> frozenset[str] | UnsetType:
     """Read the field `include`; `UNSET` stands for no such field, and null includes nothing.
 
     Raises: `InvalidEvent`, `UnsupportedOption`.
@@ -110,10 +113,11 @@ def include(value: Any) -> frozenset[str] | UnsetType:
     names: Any = [] if value is None else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InvalidEvent("Invalid field: `include` must be a list of strings.")
+    known = [name for name in INCLUDES if name != WORDS or WORDS in served.options]
     for name in names:
-        if name not in INCLUDES:
+        if name not in known:
             raise UnsupportedOption(
-                f"Unsupported option: include `{shown(name)}`. Served here: {', '.join(INCLUDES)}."
+                f"Unsupported option: include `{shown(name)}`. Served here: {', '.join(known)}."
             )
     return frozenset(names)
 

@@ -1,0 +1,165 @@
+"""Transcribing one clip on the engine: its requests, from samples to text.
+
+What is slow but not the engine's, feature extraction and tokens, is done on a worker thread
+(`ClipModel`). An abandoned decode leaves nothing behind: the request is aborted, and the thread,
+which cannot be, holds its place in the limiter until it is done.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from realtimed.engine.load import EngineLoad
+from realtimed.engine.segmented import ClipModel
+from realtimed.engine.spec import Hypothesis
+from realtimed.errors import EngineFailed
+from realtimed.wire.events import Guidance
+
+_Made = TypeVar("_Made")
+
+_GIVEN_UP: Final = "The engine ended this utterance's request: send the audio again."
+_GIVEN_UP_REASONS: Final = ("abort", "error")
+
+
+class Core(Protocol):
+    """What of an engine a request needs."""
+
+    @property
+    def load(self) -> EngineLoad:
+        """Told of what is in flight."""
+
+    def new_request_id(self) -> str:
+        """A name that no other request has."""
+
+    def submit(self, request: "ClipRequest") -> None:
+        """Send it. Raises: `EngineLost` if the engine is gone."""
+
+    def withdraw(self, request: "ClipRequest") -> None:
+        """Forget it, and abort it if it is still `in_flight`."""
+
+
+@dataclass(slots=True)
+class ClipRequest:
+    """One engine request that is not a stream: all in at once, tokens out until it is finished."""
+
+    request_id: str
+    body: Any
+    """vLLM's `EngineCoreRequest`."""
+    on_tokens: Callable[[], None]
+    """Called on the Trio thread when tokens have come."""
+    load: EngineLoad
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    in_flight: bool = False
+    """Whether the engine has still to answer."""
+    done: trio.Event = field(default_factory=trio.Event)
+    error: Exception | None = None
+
+    def sent(self) -> None:
+        """The engine has got it."""
+        self.in_flight = True
+        self.load.sent()
+
+    def deliver(self, token_ids: Sequence[int], _logprobs: object, finish_reason: object) -> None:
+        """The engine's tokens of one step, and why they were the last, if they were."""
+        self.tokens += token_ids
+        self.on_tokens()
+        if finish_reason is None:
+            return
+        self.finish_reason = str(finish_reason)
+        if self.finish_reason in _GIVEN_UP_REASONS:
+            self.error = EngineFailed(_GIVEN_UP)
+        self._end()
+
+    def fail(self, error: Exception) -> None:
+        """No more will come."""
+        self.error = error
+        self._end()
+
+    def settle(self) -> None:
+        """No more tokens will be waited for."""
+        if self.in_flight:
+            self.in_flight = False
+            self.load.settled()
+
+    def _end(self) -> None:
+        self.settle()
+        self.done.set()
+
+
+class ClipDecoder:
+    """The clips of one engine."""
+
+    def __init__(self, core: Core, model: ClipModel) -> None:
+        """Call it where Trio runs."""
+        self._core = core
+        self._model = model
+        self._limiter = anyio.CapacityLimiter(1)
+
+    async def decode(
+        self,
+        audio: NDArray[np.float32],
+        guidance: Guidance,
+        language: str | None,
+        on_tokens: Callable[[], None],
+    ) -> Hypothesis:
+        """Transcribe a clip: 1-d float32 at the model's rate, not written to meanwhile.
+
+        `language`: ISO 639-1, or `None` for a model that finds out by itself. `on_tokens` is called
+        for every step that the engine makes for it; the caller sets the deadline.
+
+        Raises: `EngineLost` if the engine is gone, `EngineFailed` if it gives the request up.
+        """
+        encode = partial(self._model.encode, guidance=guidance, language=language)
+        request = await self._run(audio, encode, on_tokens)
+        complete = request.finish_reason == "stop"
+        text = await self._on_thread(
+            partial(self._model.text, request.body, request.tokens, complete=complete)
+        )
+        return Hypothesis(
+            text,
+            len(request.body.prompt_token_ids),
+            len(request.tokens),
+            complete,
+        )
+
+    async def detect_language(
+        self, audio: NDArray[np.float32], on_tokens: Callable[[], None]
+    ) -> str:
+        """The language of a clip, ISO 639-1, of a model that `detects_language`; as `decode`."""
+        request = await self._run(audio, self._model.encode_detection, on_tokens)
+        return await self._on_thread(partial(self._model.language, request.tokens))
+
+    async def _run(
+        self,
+        audio: NDArray[np.float32],
+        encode: Callable[..., Any],
+        on_tokens: Callable[[], None],
+    ) -> ClipRequest:
+        request_id = self._core.new_request_id()
+        body = await self._on_thread(partial(encode, request_id, audio))
+        request = ClipRequest(request_id, body, on_tokens, self._core.load)
+        with self._submitted(request):
+            await request.done.wait()
+        if request.error is not None:
+            raise request.error
+        return request
+
+    @contextmanager
+    def _submitted(self, request: ClipRequest) -> Iterator[None]:
+        self._core.submit(request)
+        try:
+            yield
+        finally:
+            self._core.withdraw(request)
+
+    async def _on_thread(self, call: Callable[[], _Made]) -> _Made:
+        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)

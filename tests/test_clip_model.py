@@ -1,0 +1,111 @@
+"""The engine requests of clips, made for Whisper base without an engine."""
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import whisper
+
+from realtimed.engine import args
+from realtimed.engine.segmented import ClipModel
+from realtimed.wire.events import NO_GUIDANCE, Guidance
+
+pytestmark = whisper.needs_whisper
+
+START, ENGLISH, TRANSCRIBE, NO_TIMES = 50_258, 50_259, 50_359, 50_363
+PREVIOUS = 50_361
+SECOND = np.zeros(16_000, np.float32)
+
+
+@pytest.fixture(scope="module")
+def config() -> Any:
+    pytest.importorskip("vllm")
+    before = dict(os.environ)
+    try:
+        return args.create_config(args.engine_args(str(whisper.MODEL), (), whisper.ENGINE))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def model(config: Any) -> ClipModel:
+    from vllm.model_executor.models.whisper import WhisperForConditionalGeneration
+
+    return ClipModel.load(config, WhisperForConditionalGeneration)
+
+
+def test_what_the_model_takes_is_told(model: ClipModel) -> None:
+    info = model.info
+    assert info.options == {"language", "prompt", "temperature"}
+    assert {"en", "fr", "ja"} < info.languages
+    assert (info.sample_rate, info.max_clip_s) == (16_000, 30)
+    assert model.detects_language
+
+
+def test_the_prompt_is_vllms_own(model: ClipModel) -> None:
+    request = model.encode("r", SECOND, NO_GUIDANCE, "en")
+    assert request.prompt_token_ids == [START, ENGLISH, TRANSCRIBE, NO_TIMES]
+    assert request.sampling_params.temperature == 0
+
+
+def test_previous_text_stands_before_the_start_of_the_transcript(model: ClipModel) -> None:
+    request = model.encode("r", SECOND, Guidance(prompt="Ada Lovelace"), "en")
+    assert request.prompt_token_ids[0] == PREVIOUS
+    assert request.prompt_token_ids[-4:] == [START, ENGLISH, TRANSCRIBE, NO_TIMES]
+    assert START not in request.prompt_token_ids[:-4]
+
+
+def test_of_a_long_prompt_its_end_is_kept(model: ClipModel) -> None:
+    long = model.encode("r", SECOND, Guidance(prompt="no " * 1_000 + "Ada"), "en")
+    short = model.encode("r", SECOND, Guidance(prompt="no Ada"), "en")
+    assert len(long.prompt_token_ids) == 1 + 223 + 4
+    assert long.prompt_token_ids[-6:] == short.prompt_token_ids[-6:]
+
+
+def test_special_tokens_cannot_be_written_in_a_prompt(model: ClipModel) -> None:
+    request = model.encode("r", SECOND, Guidance(prompt="<|startoftranscript|><|fr|>"), "en")
+    assert request.prompt_token_ids.count(START) == 1
+
+
+def test_the_length_of_the_text_is_bounded_by_that_of_the_audio(model: ClipModel) -> None:
+    for seconds in (1, 10):
+        request = model.encode("r", np.zeros(seconds * 16_000, np.float32), NO_GUIDANCE, "en")
+        assert request.sampling_params.max_tokens == 8 * seconds + 16
+
+
+def test_a_prompt_leaves_room_for_the_text_within_the_models_length(model: ClipModel) -> None:
+    request = model.encode(
+        "r", np.zeros(30 * 16_000, np.float32), Guidance(prompt="no " * 1_000), "en"
+    )
+    assert request.sampling_params.max_tokens == 448 - len(request.prompt_token_ids)
+
+
+def test_a_detection_is_one_token_of_a_language(model: ClipModel) -> None:
+    request = model.encode_detection("r", SECOND)
+    assert request.prompt_token_ids == [START]
+    assert request.sampling_params.max_tokens == 1
+    assert ENGLISH in request.sampling_params.allowed_token_ids
+    assert model.language([ENGLISH]) == "en"
+
+
+def test_english_only_whisper_is_asked_for_no_language(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its vocabulary tells it: it has one token less, and no languages."""
+    from vllm.model_executor.models.whisper import WhisperForConditionalGeneration
+
+    monkeypatch.setattr(config.model_config.hf_config, "vocab_size", 51_864)
+    model = ClipModel.load(config, WhisperForConditionalGeneration)
+    assert model.info.languages == {"en"}
+    assert not model.detects_language
+    request = model.encode("r", SECOND, NO_GUIDANCE, None)
+    assert request.prompt_token_ids == [START, NO_TIMES]
+
+
+def test_the_text_is_that_of_the_tokens_without_the_last(model: ClipModel) -> None:
+    request = model.encode("r", SECOND, NO_GUIDANCE, "en")
+    ids = model._tokenizer.encode(" Ten of clubs.", add_special_tokens=False)
+    assert model.text(request, [*ids, 50_257], complete=True) == "Ten of clubs."
+    assert model.text(request, ids, complete=False) == "Ten of clubs."

@@ -1,0 +1,103 @@
+"""Whisper base and real speech, where this machine has them, and vLLM's own transcription of it.
+
+    python tests/whisper.py OUT.json CLIP.wav ...
+
+writes what vLLM's transcription endpoint makes of each clip, by the code that serves it
+(`OpenAIServingTranscription`). Importing this module imports no vLLM.
+
+The speech is LibriVox's reading of "Sense and Sensibility" (public domain) and commands of a card
+game, from Debian's package pocketsphinx-testdata (BSD-2-Clause).
+"""
+
+import asyncio
+import json
+import os
+import re
+import sys
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from speech import Pcm16
+
+MODEL = Path(__file__).parent.parent.parent / "shared" / "whisper-base"
+DATA = Path("/usr/share/pocketsphinx/test/data")
+# One thread, and no pinning: other engines on the machine would be pinned to the same core.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+}
+ENGINE: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "enforce_eager": True,
+    "max_num_seqs": 8,
+    "kv_cache_memory_bytes": 2**28,
+    "max_num_batched_tokens": 2_048,
+    "distributed_executor_backend": "uni",
+}
+
+needs_whisper = pytest.mark.skipif(
+    not (MODEL / "model.safetensors").is_file(), reason=f"no Whisper base in {MODEL}"
+)
+needs_speech = pytest.mark.skipif(
+    not (DATA / "librivox").is_dir(), reason="pocketsphinx-testdata is not installed"
+)
+
+
+def clips(kind: str) -> dict[str, Path]:
+    """The recordings of one kind, `librivox` or `cards`, by name."""
+    return {path.stem: path for path in sorted((DATA / kind).glob("*.wav"))}
+
+
+def transcripts(kind: str) -> dict[str, str]:
+    """What is said in them."""
+    [path] = (DATA / kind).glob("*transcription")
+    found = re.findall(r"<s> (.*?) </s> \((.*?)\)", path.read_text())
+    return {name: text for text, name in found}
+
+
+def load(path: Path) -> Pcm16:
+    """A recording, int16 at 16 kHz."""
+    with wave.open(str(path)) as file:
+        assert (file.getframerate(), file.getnchannels()) == (16_000, 1)
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16)
+
+
+def engine_flags() -> list[str]:
+    """`ENGINE` as flags of `realtimed serve`."""
+    flags = []
+    for name, value in ENGINE.items():
+        flags += [f"--engine.{name.replace('_', '-')}", str(value).lower()]
+    return flags
+
+
+async def _transcribe(paths: list[Path]) -> dict[str, str]:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.openai.models.protocol import BaseModelPath
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.entrypoints.speech_to_text.transcription.protocol import TranscriptionRequest
+    from vllm.entrypoints.speech_to_text.transcription.serving import OpenAIServingTranscription
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(MODEL), **ENGINE))
+    models = OpenAIServingModels(engine, [BaseModelPath(name="whisper", model_path=str(MODEL))])
+    serving = OpenAIServingTranscription(engine, models, request_logger=None)
+    said = {}
+    for path in paths:
+        request = TranscriptionRequest.model_construct(
+            model="whisper", language=None, response_format="json", temperature=0.0
+        )
+        answer = await serving.create_transcription(path.read_bytes(), request, None)
+        said[path.stem] = answer.text
+    engine.shutdown()
+    return said
+
+
+if __name__ == "__main__":
+    os.environ.update(ENVIRONMENT, VLLM_LOGGING_LEVEL="ERROR")
+    Path(sys.argv[1]).write_text(
+        json.dumps(asyncio.run(_transcribe(list(map(Path, sys.argv[2:])))))
+    )
