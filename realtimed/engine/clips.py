@@ -5,6 +5,7 @@ What is slow but not the engine's, feature extraction and tokens, is done on a w
 which cannot be, holds its place in the limiter until it is done.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +24,15 @@ from realtimed.engine.spec import Hypothesis
 from realtimed.errors import EngineFailed
 from realtimed.wire.events import Guidance
 
+log = logging.getLogger("realtimed.engine")
+
 _Made = TypeVar("_Made")
 
 _GIVEN_UP: Final = "The engine ended this utterance's request: send the audio again."
+_NOT_TAKEN: Final = (
+    "The model does not take this speech with these options: the utterance was ended. Send it "
+    "without a prompt, or tell the operator."
+)
 _GIVEN_UP_REASONS: Final = ("abort", "error")
 
 
@@ -145,7 +152,12 @@ class ClipDecoder:
         on_tokens: Callable[[], None],
     ) -> ClipRequest:
         request_id = self._core.new_request_id()
-        body = await self._on_thread(partial(encode, request_id, audio))
+        try:
+            body = await self._on_thread(partial(encode, request_id, audio))
+        except Exception as error:
+            # Of its many kinds of errors only the kind is logged: the text may quote the session.
+            log.error("vLLM did not take a clip: %s", type(error).__name__)  # noqa: TRY400
+            raise EngineFailed(_NOT_TAKEN) from error
         request = ClipRequest(request_id, body, on_tokens, self._core.load)
         with self._submitted(request):
             await request.done.wait()
