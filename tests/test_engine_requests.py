@@ -266,3 +266,14 @@ def test_the_judge_sees_requests_in_every_dialect() -> None:
             clock=clock,
         )
         assert sum(stream.tokens for stream in engine.streams) > 36, dialect
+
+
+def test_a_turn_may_end_in_the_quiet_that_its_last_segment_was_cut_in() -> None:
+    said = [Audio(47_489, "noise", odd=False, raw=False), Audio(26_431, "quiet", False, False)]
+    sent = b"".join(spelled("openai", one) for one in said)
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    engine, connection = trio.run(
+        lambda: play(CODECS["openai"](OPENING), sent, gate=True), clock=clock
+    )
+    assert connection.outcome == "client_left"
+    assert len(engine.streams) >= 2

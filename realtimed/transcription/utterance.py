@@ -146,7 +146,10 @@ class SegmentChain:
             if segment.cut_reason is not None or self._resting:
                 return
         if end is not None and segment.framer.reaches > end:
-            segment.cut(end, CutReason.UTTERANCE_END)
+            # A turn is found to have ended where it grew quiet, and by then that quiet may have
+            # been cut in: the segment behind it has nothing to say.
+            at = max(end, segment.begin)
+            segment.cut(at, CutReason.UTTERANCE_END, flush=end > segment.begin)
             return
         age = segment.heard - segment.begin
         if self._hold is not None or age >= self.policy.hard_age - self.policy.window:
