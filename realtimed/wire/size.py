@@ -1,7 +1,7 @@
 """How long a message may be that is not audio. Sans-IO.
 
 Audio is decoded into one `bytes` object, whatever its length. Everything else becomes objects of
-Python, and 16 MiB of `[[],[],[],...` become half a gigabyte of them in a second that no other
+Python, and 16 MiB of `[[],[],[],...` become 400 MiB of them in two seconds that no other
 session gets.
 """
 
