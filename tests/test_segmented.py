@@ -114,24 +114,22 @@ async def test_a_whole_clip_gives_what_vllms_own_endpoint_gives(
 async def test_live_speech_is_recognised_as_well_as_whole_files(
     daemon: DaemonProcess, own: dict[str, str]
 ) -> None:
-    """Word error rate within 1 % absolute, and text while it is spoken; two read at once."""
+    """Word error rate within 1 % absolute; two read at once."""
     said = whisper.transcripts("librivox")
     recordings = list(whisper.clips("librivox").values())
-    wrong = early = 0
+    wrong = 0
 
     async def read(paths: list[Path]) -> None:
-        nonlocal wrong, early
+        nonlocal wrong
         audio = np.concatenate([whisper.load(path) for path in paths])
-        text, before = await transcribe(daemon, audio, paced=True)
+        text, _ = await transcribe(daemon, audio, paced=True)
         wrong += errors(text, " ".join(said[path.stem] for path in paths))
-        early += len(words("".join(before)))
 
     async with trio.open_nursery() as nursery:  # ends when both have been transcribed
         nursery.start_soon(read, recordings[:2])
         nursery.start_soon(read, recordings[2:])
     spoken = len(words(" ".join(said.values())))
     assert wrong <= sum(errors(own[name], text) for name, text in said.items()) + spoken / 100
-    assert early, "how much there is early depends on the machine, and is no matter here"
 
 
 async def test_nothing_is_said_of_silence_noise_and_a_hum(daemon: DaemonProcess) -> None:
@@ -186,8 +184,7 @@ async def test_a_client_that_vanishes_leaves_no_request_behind(daemon: DaemonPro
     async with raw_client(daemon.url, update=False) as client:
         await client.send(type="session.update", model=NAME)
         await client.commit()
-        await client.speak(audio, chunk=len(audio))
-        await client.receive()
+        await client.speak(audio[: 2 * SAMPLE_RATE], paced=True)
     with trio.fail_after(20):
         while (counts := await daemon.counts()).requests or counts.sessions:
             await trio.sleep(0.1)
