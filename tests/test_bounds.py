@@ -259,15 +259,14 @@ async def test_pings_are_answered_while_a_session_is_paced(tight: DaemonProcess)
 async def test_sigterm_under_load_gives_every_session_its_final(tight: DaemonProcess) -> None:
     """The last test of this module: it ends the daemon."""
     finals: list[str] = []
+    speaking, seen_speaking = trio.open_memory_channel[None](SESSIONS)
 
-    async def talk(
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
+    async def talk() -> None:
         async with raw_client(tight.url) as client:
             await client.commit()
             await client.speak(SPEECH[:48_000])
             assert (await client.receive())["type"] == "transcription.delta"
-            task_status.started()
+            speaking.send_nowait(None)
             event, code, _ = await closing(client)
             assert event is not None
             finals.append(json.dumps(event))
@@ -275,8 +274,11 @@ async def test_sigterm_under_load_gives_every_session_its_final(tight: DaemonPro
             assert code == 1001
 
     async with trio.open_nursery() as nursery:  # ends when every session has seen its close
+        # All at once: one that begins late must not find the first ones idle for too long.
         for _ in range(SESSIONS):
-            await nursery.start(talk)
+            nursery.start_soon(talk)
+        for _ in range(SESSIONS):
+            await seen_speaking.receive()
         tight.send_signal(signal.SIGTERM)
     assert len(finals) == SESSIONS
     assert await trio.to_thread.run_sync(tight.wait) == 0
