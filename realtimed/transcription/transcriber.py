@@ -72,10 +72,7 @@ class Transcriber:
                     self.listener.failed(utterance.id, error)
             else:
                 if not utterance.cancelled:
-                    outcome = Outcome(
-                        self._usage(chain), tuple(chain.timed_words), chain.spoken_language
-                    )
-                    self.listener.done(utterance.id, outcome)
+                    self.listener.done(utterance.id, self._outcome(chain))
             assert utterance.end is not None
             self._language = chain.language
             self._segment_due = None
