@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from realtimed.engine.load import EngineLoad
 from realtimed.engine.segmented import ClipModel
 from realtimed.engine.spec import Hypothesis
+from realtimed.engine.stream import GIVEN_UP, GIVEN_UP_REASONS
 from realtimed.errors import EngineFailed
 from realtimed.wire.events import Guidance
 
@@ -28,12 +29,10 @@ log = logging.getLogger("realtimed.engine")
 
 _Made = TypeVar("_Made")
 
-_GIVEN_UP: Final = "The engine ended this utterance's request: send the audio again."
 _NOT_TAKEN: Final = (
     "The model does not take this speech with these options: the utterance was ended. Send it "
     "without a prompt, or tell the operator."
 )
-_GIVEN_UP_REASONS: Final = ("abort", "error")
 
 
 class Core(Protocol):
@@ -82,8 +81,8 @@ class ClipRequest:
         if finish_reason is None:
             return
         self.finish_reason = str(finish_reason)
-        if self.finish_reason in _GIVEN_UP_REASONS:
-            self.error = EngineFailed(_GIVEN_UP)
+        if self.finish_reason in GIVEN_UP_REASONS:
+            self.error = EngineFailed(GIVEN_UP)
         self._end()
 
     def fail(self, error: Exception) -> None:

@@ -1,7 +1,7 @@
 """A stream of frames: one resumable request of an engine."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 OnAnswer = Callable[[Sequence[int], Sequence[float] | None], None]
 """Told the tokens of an answer, and their log probabilities where the stream asked for them."""
 OnFailure = Callable[[Exception], None]
+
+GIVEN_UP: Final = "The engine ended this utterance's request: send the audio again."
+GIVEN_UP_REASONS: Final = ("abort", "error")
+"""vLLM's finish reasons of a request that the engine did not see to its end."""
 
 
 class EngineStream:
@@ -75,8 +79,8 @@ class EngineStream:
         self.settle()
         # A chunk ends with STOP or LENGTH; anything else means the engine gave the request up.
         try:
-            if str(finish_reason) in ("abort", "error"):
-                self._on_failure(EngineFailed(_GIVEN_UP))
+            if str(finish_reason) in GIVEN_UP_REASONS:
+                self._on_failure(EngineFailed(GIVEN_UP))
             else:
                 # A row a token; the first column is that of the token itself.
                 told = None if logprobs is None else logprobs.logprobs[:, 0].tolist()
@@ -87,6 +91,3 @@ class EngineStream:
     def fail(self, error: Exception) -> None:
         """No more answers come."""
         self._on_failure(error)
-
-
-_GIVEN_UP = "The engine ended this utterance's request: send the audio again."
