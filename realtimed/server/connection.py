@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,11 +13,12 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from realtimed.config import Limits
-from realtimed.errors import Draining, Ended, IdleTimeout, SlowReader, WireError
+from realtimed.errors import Draining, Ended, SlowReader, WireError
 from realtimed.server.access import Identity
+from realtimed.server.idle import IdleWatch
 from realtimed.server.incoming import IncomingAudio
 from realtimed.server.outbox import Outbox
-from realtimed.server.pacing import Pace, RateBudget
+from realtimed.server.pacing import Pace, RateBudget, budgets
 from realtimed.server.tally import Tally, UtteranceTimes
 from realtimed.server.turns import Turns
 from realtimed.server.websocket import SocketClosed, WebSocket
@@ -99,17 +100,15 @@ class Connection:
     _wanted: ServerVad | None = field(init=False, default=None)
     _turns: Turns = field(init=False)
     _pace: Pace = field(init=False)
-    _heard: bool = field(init=False, default=False)
-    """A message has come."""
-    _waiting_since: float = field(init=False, default=math.inf)
-    """Trio's time when the receive loop began to wait for a message; infinite if it does not."""
+    _idle_watch: IdleWatch = field(init=False)
 
     def __post_init__(self) -> None:
         info = self.recognition.engine.info
         self.limits = self.recognition.limits
         self.session = Session(info.served_names, sample_rate=info.sample_rate)
         self._incoming = IncomingAudio(self.session.sample_rate)
-        self._pace = Pace(self._budgets(), self.session.sample_rate)
+        self._pace = Pace(budgets(self.limits, self.key_budget), self.session.sample_rate)
+        self._idle_watch = IdleWatch(self.limits)
         self.buffer = self.recognition.buffer()
         self.buffer.hearing.on_failure = self._fail
         listener = Listener(
@@ -198,13 +197,6 @@ class Connection:
         self._ended_by = error
         self._all_tasks.cancel()
 
-    def _budgets(self) -> Iterator[RateBudget]:
-        if self.limits.rate:
-            # As much as the ring holds: to take that at once costs no memory that is not granted.
-            yield RateBudget(self.limits.rate, self.limits.ring_s)
-        if self.key_budget is not None:
-            yield self.key_budget
-
     # --- tasks ----------------------------------------------------------------------------
 
     async def _converse(self) -> None:
@@ -219,7 +211,7 @@ class Connection:
         async with trio.open_nursery() as nursery:
             self._all_tasks = nursery.cancel_scope
             nursery.start_soon(self.outbox.run)
-            nursery.start_soon(self._watch_idle)
+            nursery.start_soon(self._idle_watch.run)
             finished = trio.Event()
             nursery.start_soon(self._generate, utterances, finished)
             await self._receive_until_drained()
@@ -254,10 +246,9 @@ class Connection:
         while self.session.unfinished >= self.limits.pending_utterances:
             self._fewer = trio.Event()
             await self._fewer.wait()
-        self._waiting_since = trio.current_time()
+        self._idle_watch.waiting()
         message = await self.socket.receive()
-        self._waiting_since = math.inf
-        self._heard = True
+        self._idle_watch.heard()
         if isinstance(self.codec, Undecided):
             await self._sort_out(self.codec, message)
         else:
@@ -276,20 +267,6 @@ class Connection:
                 raise
             self.tally.rejected[error.code] += 1
             self.outbox.put(refuse(error).event)
-
-    async def _watch_idle(self) -> None:
-        """End a session that says nothing. A deadline around each receive would cost every one."""
-        limits, now = self.limits, trio.current_time()
-        patience_s = limits.first_event_s
-        while (due := min(self._waiting_since, now) + patience_s) > now:
-            # No later than a session that speaks meanwhile may be silent.
-            await trio.sleep_until(min(due, now + limits.idle_s))
-            now = trio.current_time()
-            patience_s = limits.idle_s if self._heard else limits.first_event_s
-        raise IdleTimeout(
-            f"Nothing was received for {patience_s:g} s: the session was ended. "
-            "Connect again when there is audio."
-        )
 
     # --- from the client ------------------------------------------------------------------
 

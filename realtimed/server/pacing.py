@@ -7,8 +7,10 @@ algorithm of ITU-T I.371, annex A), so idle buckets need no refilling.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
+
+from realtimed.config import Limits
 
 _RATION_S: Final = 1.0
 """Audio that a session takes before it asks its buckets again."""
@@ -34,6 +36,15 @@ class RateBudget:
         """
         self._paid_at = max(self._paid_at, now) + audio_s / self._rate
         return self._paid_at - self._ahead_s
+
+
+def budgets(limits: Limits, of_key: RateBudget | None) -> Iterator[RateBudget]:
+    """What a new session draws on: a budget of its own, and that of its key."""
+    if limits.rate:
+        # As much as the ring holds: to take that at once costs no memory that is not granted.
+        yield RateBudget(limits.rate, limits.ring_s)
+    if of_key is not None:
+        yield of_key
 
 
 class Pace:
