@@ -19,7 +19,7 @@ from realtimed.audio.ring import AudioRing
 from realtimed.config import Limits
 from realtimed.transcription.hearing import Hearing
 from realtimed.transcription.policy import CutPolicy
-from realtimed.transcription.segment import CutReason, Segment
+from realtimed.transcription.segment import CutReason, Frame, Segment
 from realtimed.transcription.utterance import Next, SegmentChain, Utterance
 
 MS = 16
@@ -89,6 +89,8 @@ class Run:
 
     chain: SegmentChain
     talk: Talk
+    detection_is_slow: bool = False
+    """It judges a window only when recognition has nothing to do."""
     text: str = ""
     reasons: list[CutReason] = field(default_factory=list)
     heard_samples: int = 0
@@ -113,20 +115,25 @@ class Run:
     def _judge(self, lag_windows: int) -> None:
         hearing = self.chain.hearing
         while hearing.pending and hearing.judged + lag_windows * WINDOW < self.chain.ring.end:
-            speech = self.talk.is_speech(hearing.judged, hearing.judged + WINDOW)
-            hearing.push(1.0 if speech else 0.0)
+            self._judge_one()
+
+    def _judge_one(self) -> None:
+        hearing = self.chain.hearing
+        speech = self.talk.is_speech(hearing.judged, hearing.judged + WINDOW)
+        hearing.push(1.0 if speech else 0.0)
 
     def _segment_ends(self, recogniser: Recogniser) -> bool:
         """Run the current segment as far as it goes; whether it ended."""
         chain, segment = self.chain, self.chain.current
-        while (frame := chain.next_frame()) is not None:
+        while (frame := self._next_frame()) is not None:
             self.heard_samples += len(frame.audio)
             self.steps += 1
             tokens, text = recogniser.answer(segment, segment.heard)
             timed = chain.answered(tokens, text)
             self.text += timed.text if timed else ""
             chain.ring.release(int(min(chain.keep_from, chain.hearing.needed_from)))
-            self._judge(0)
+            if not self.detection_is_slow:
+                self._judge(0)
         if segment.cut_reason is None:
             return False
         assert segment.finished
@@ -134,6 +141,15 @@ class Run:
         self.reasons.append(segment.cut_reason)
         chain.close_segment()
         return True
+
+
+    def _next_frame(self) -> Frame | None:
+        frame = self.chain.next_frame()
+        hearing = self.chain.hearing
+        while self.detection_is_slow and frame is None and hearing.pending:
+            self._judge_one()
+            frame = self.chain.next_frame()
+        return frame
 
 
 def make_run(
@@ -176,6 +192,7 @@ words = st.tuples(
     chunk=st.sampled_from([160, 1_280, 5_000, 48_000]),
     lag=st.integers(0, 4),
     flood=st.booleans(),
+    slow=st.booleans(),
 )
 def test_every_word_comes_exactly_once_and_in_order(
     lengths: list[tuple[int, int]],
@@ -186,9 +203,11 @@ def test_every_word_comes_exactly_once_and_in_order(
     chunk: int,
     lag: int,
     flood: bool,
+    slow: bool,
 ) -> None:
     talk = Talk.make(lengths)
     run = make_run(talk, soft_s, soft_s + more_s, gate_s, prefix_ms)
+    run.detection_is_slow = slow
     run.play(200 * RATE if flood else chunk, lag)
     assert run.text.split() == [word.name for word in talk.words]
     assert not re.search(r"\s\s|w\d+w", run.text)
@@ -281,6 +300,16 @@ def test_an_utterance_that_ends_in_a_pause_ends_with_nothing_more() -> None:
     run = make_run(talk, 45, 90, gate_s=2.0)
     run.play(1_280, 1)
     assert run.reasons == [CutReason.SILENCE]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_an_old_segment_is_cut_in_quiet_however_slow_detection_is(slow: bool) -> None:
+    talk = Talk.make([(400, 100)] * 4 + [(400, 500)] + [(400, 100)] * 6)
+    run = make_run(talk, 2, 60, gate_s=None)
+    run.detection_is_slow = slow
+    run.play(len(talk.audio), 0)
+    assert run.text.split() == [word.name for word in talk.words]
+    assert run.reasons == [CutReason.SOFT_AGE, CutReason.UTTERANCE_END]
 
 
 def test_without_a_pause_the_cut_is_at_the_quietest_place_of_the_last_second() -> None:

@@ -16,9 +16,9 @@ import trio
 from checkpoints import make_random_checkpoint
 from raw_client import raw_client
 from reference import CASES, ENGINE_ARGS, Answer, Case, load_answers, select
-from speech import DEMO, case_audio
+from speech import DEMO, SAMPLE_RATE, case_audio
 
-from realtimed.config import Settings
+from realtimed.config import Limits, Settings
 from realtimed.daemon import Daemon
 from realtimed.transcription.segment import Segment
 
@@ -119,13 +119,15 @@ async def test_tokens_and_text_equal_vllms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cases = select([checkpoint])
-    # Every frame is compared, whether or not somebody speaks in it.
+    # Every frame is compared, whether or not somebody speaks in it; all in one request, as theirs.
+    longest = max(case.samples for case in cases) / SAMPLE_RATE
     settings = Settings(
         port=0,
         admin=False,
         model=str(models[checkpoint]),
         engine=dict(ENGINE_ARGS),
         silence_gate=False,
+        limits=Limits(soft_age_s=longest + 1, hard_age_s=longest + 3),
     )
     daemon = Daemon(settings)
     ours: dict[str, Answer] = {}

@@ -35,6 +35,7 @@ class AudioBuffer:
         self.ring = AudioRing(capacity)
         self.hearing = Hearing(self.ring)
         self.hearing.on_judged = self.notify
+        self.hearing.on_start = self._on_start
         self._detection = detection
         self._overflow_s = overflow_s
         self._availability = availability or Availability()
@@ -68,6 +69,9 @@ class AudioBuffer:
         """Judge all audio from session position `at` on, now and later."""
         self.hearing.always = True
         self.hearing.start(at)
+
+    def _on_start(self) -> None:
+        # All the audio may be here already, and none to come that would tell.
         self._detection.notice(self.hearing)
 
     def close(self) -> None:

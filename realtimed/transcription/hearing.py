@@ -29,6 +29,7 @@ class Hearing:
         "judged",
         "on_failure",
         "on_judged",
+        "on_start",
         "on_window",
         "since",
         "track",
@@ -47,6 +48,8 @@ class Hearing:
         """Session position from which on they have been judged without a gap."""
         self.voice = VoiceState()
         self.track = SpeechTrack(_REMEMBERED_WINDOWS)
+        self.on_start: Callable[[], None] | None = None
+        """Called when detection is switched on."""
         self.on_window: Callable[[float, int], None] | None = None
         """Told the probability of speech in each window, and where the window ends."""
         self.on_judged: Callable[[], None] | None = None
@@ -60,6 +63,8 @@ class Hearing:
             self.active = True
             self.judged = self.since = max(at, self._ring.start, self.track.end)
             self.voice.reset()
+            if self.on_start is not None:
+                self.on_start()
 
     def stop(self) -> None:
         """Judge no more, unless every window is to be judged."""
@@ -68,7 +73,7 @@ class Hearing:
     def close(self) -> None:
         """Judge nothing more, and tell nobody."""
         self.active = self.always = False
-        self.on_window = self.on_judged = self.on_failure = None
+        self.on_start = self.on_window = self.on_judged = self.on_failure = None
 
     @property
     def pending(self) -> bool:

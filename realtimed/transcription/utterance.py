@@ -118,8 +118,8 @@ class SegmentChain:
 
     @property
     def _upto(self) -> int | None:
-        """Recognition stays close behind speech detection, where that decides what is cut."""
-        return self.hearing.judged + self.policy.ahead if self.hearing.always else None
+        """Recognition stays close to speech detection, where that decides what is cut."""
+        return self.hearing.judged + self.policy.ahead if self.hearing.active else None
 
     @property
     def keep_from(self) -> int:
