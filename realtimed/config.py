@@ -35,6 +35,7 @@ _LONGEST_SHOWN: Final = 60
 # Bounded above as well: an infinite or absurd wait is a deadline that does not exist.
 _Seconds = Annotated[float, Meta(gt=0, le=1e7)]
 _Text = Annotated[str, Meta(min_length=1)]
+_EncoderWindow = Annotated[int, Meta(ge=5, le=30)]
 _Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 _CountOrNone = Annotated[int, Meta(ge=0, le=10_000_000)]
 
@@ -192,6 +193,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     silence_gate: Annotated[
         bool, Meta(description="a session that is silent leaves the engine until speech returns")
     ] = True
+    encoder_window_s: Annotated[
+        _EncoderWindow | None,
+        Meta(description="Whisper's encoder hears so much, and costs so much (default: 30)"),
+    ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe shown")
     ] = "info"

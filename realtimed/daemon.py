@@ -381,6 +381,7 @@ def _spec(settings: Settings) -> EngineSpec:
         engine={**BUNDLED_ARGS, **settings.engine} if bundled else dict(settings.engine),
         log_level=settings.log_level,
         environment=BUNDLED_ENVIRONMENT if bundled else {},
+        encoder_window_s=settings.encoder_window_s,
     )
 
 

@@ -59,6 +59,7 @@ _AT_ONCE: Final = (
 _RESTART: Final = (
     "model",
     "served_model_name",
+    "encoder_window_s",
     "host",
     "port",
     "admin",

@@ -9,7 +9,8 @@ import whisper
 
 from realtimed.engine import args
 from realtimed.engine.segmented import ClipModel
-from realtimed.wire.events import NO_GUIDANCE, Guidance
+from realtimed.engine.spec import Clip
+from realtimed.wire.events import Guidance
 
 pytestmark = whisper.needs_whisper
 
@@ -45,40 +46,38 @@ def test_what_the_model_takes_is_told(model: ClipModel) -> None:
 
 
 def test_the_prompt_is_vllms_own(model: ClipModel) -> None:
-    request = model.encode("r", SECOND, NO_GUIDANCE, "en")
+    request = model.encode("r", Clip(SECOND, language="en"))
     assert request.prompt_token_ids == [START, ENGLISH, TRANSCRIBE, NO_TIMES]
     assert request.sampling_params.temperature == 0
 
 
 def test_previous_text_stands_before_the_start_of_the_transcript(model: ClipModel) -> None:
-    request = model.encode("r", SECOND, Guidance(prompt="Ada Lovelace"), "en")
+    request = model.encode("r", Clip(SECOND, Guidance(prompt="Ada Lovelace"), "en"))
     assert request.prompt_token_ids[0] == PREVIOUS
     assert request.prompt_token_ids[-4:] == [START, ENGLISH, TRANSCRIBE, NO_TIMES]
     assert START not in request.prompt_token_ids[:-4]
 
 
 def test_of_a_long_prompt_its_end_is_kept(model: ClipModel) -> None:
-    long = model.encode("r", SECOND, Guidance(prompt="no " * 1_000 + "Ada"), "en")
-    short = model.encode("r", SECOND, Guidance(prompt="no Ada"), "en")
+    long = model.encode("r", Clip(SECOND, Guidance(prompt="no " * 1_000 + "Ada"), "en"))
+    short = model.encode("r", Clip(SECOND, Guidance(prompt="no Ada"), "en"))
     assert len(long.prompt_token_ids) == 1 + 223 + 4
     assert long.prompt_token_ids[-6:] == short.prompt_token_ids[-6:]
 
 
 def test_special_tokens_cannot_be_written_in_a_prompt(model: ClipModel) -> None:
-    request = model.encode("r", SECOND, Guidance(prompt="<|startoftranscript|><|fr|>"), "en")
+    request = model.encode("r", Clip(SECOND, Guidance(prompt="<|startoftranscript|><|fr|>"), "en"))
     assert request.prompt_token_ids.count(START) == 1
 
 
 def test_the_length_of_the_text_is_bounded_by_that_of_the_audio(model: ClipModel) -> None:
     for seconds in (1, 10):
-        request = model.encode("r", np.zeros(seconds * 16_000, np.float32), NO_GUIDANCE, "en")
+        request = model.encode("r", Clip(SECOND.repeat(seconds), language="en"))
         assert request.sampling_params.max_tokens == 8 * seconds + 16
 
 
 def test_a_prompt_leaves_room_for_the_text_within_the_models_length(model: ClipModel) -> None:
-    request = model.encode(
-        "r", np.zeros(30 * 16_000, np.float32), Guidance(prompt="no " * 1_000), "en"
-    )
+    request = model.encode("r", Clip(SECOND.repeat(30), Guidance(prompt="no " * 1_000), "en"))
     assert request.sampling_params.max_tokens == 448 - len(request.prompt_token_ids)
 
 
@@ -100,12 +99,24 @@ def test_english_only_whisper_is_asked_for_no_language(
     model = ClipModel.load(config, WhisperForConditionalGeneration)
     assert model.info.languages == {"en"}
     assert not model.detects_language
-    request = model.encode("r", SECOND, NO_GUIDANCE, None)
+    request = model.encode("r", Clip(SECOND))
     assert request.prompt_token_ids == [START, NO_TIMES]
 
 
 def test_the_text_is_that_of_the_tokens_without_the_last(model: ClipModel) -> None:
-    request = model.encode("r", SECOND, NO_GUIDANCE, "en")
+    request = model.encode("r", Clip(SECOND, language="en"))
     ids = model._tokenizer.encode(" Ten of clubs.", add_special_tokens=False)
     assert model.text(request, [*ids, 50_257], complete=True) == "Ten of clubs."
     assert model.text(request, ids, complete=False) == "Ten of clubs."
+
+
+def test_a_decode_goes_on_from_what_has_been_said(model: ClipModel) -> None:
+    clip = Clip(SECOND.repeat(4), language="en", said="Ten of clubs")
+    request = model.encode("r", clip)
+    said = model._tokenizer.encode(" Ten of clubs", add_special_tokens=False)
+    assert request.prompt_token_ids == [START, ENGLISH, TRANSCRIBE, NO_TIMES, *said]
+    assert request.sampling_params.max_tokens == 8 * 4 + 16 - len(said)
+    more = model._tokenizer.encode(", nine of hearts.", add_special_tokens=False)
+    text = model.text(request, [*more, 50_257], clip.said, complete=True)
+    assert text == "Ten of clubs, nine of hearts."
+    assert model.info.continues

@@ -10,8 +10,8 @@ import trio
 
 from realtimed.engine.clips import ClipDecoder, ClipRequest
 from realtimed.engine.load import EngineLoad
+from realtimed.engine.spec import Clip
 from realtimed.errors import EngineFailed, EngineLost
-from realtimed.wire.events import NO_GUIDANCE
 
 SECOND = np.zeros(16_000, np.float32)
 
@@ -19,12 +19,12 @@ SECOND = np.zeros(16_000, np.float32)
 class Model:
     """Stands before the engine: three tokens are a text."""
 
-    def encode(self, request_id: str, audio: Any, guidance: Any, language: Any) -> Any:
-        if language == "bad":
+    def encode(self, request_id: str, clip: Clip) -> Any:
+        if clip.language == "bad":
             raise ValueError("secret words")
         return SimpleNamespace(request_id=request_id, prompt_token_ids=[1, 2, 3, 4])
 
-    def text(self, _body: Any, tokens: list[int], *, complete: bool) -> str:
+    def text(self, _body: Any, tokens: list[int], _said: str, *, complete: bool) -> str:
         return f"{tokens} {complete}"
 
 
@@ -65,7 +65,7 @@ async def answered(core: Core, *steps: tuple[list[int], str | None]) -> None:
 async def decode(core: Core, language: str | None = "en", told: list[int] | None = None) -> Any:
     signs = [] if told is None else told
     decoder = ClipDecoder(core, Model())  # type: ignore[arg-type]
-    return await decoder.decode(SECOND, NO_GUIDANCE, language, lambda: signs.append(1))
+    return await decoder.decode(Clip(SECOND, language=language), lambda: signs.append(1))
 
 
 async def test_tokens_of_all_steps_become_the_text_and_each_step_is_a_sign_of_life() -> None:

@@ -142,7 +142,6 @@ class Run:
         chain.close_segment()
         return True
 
-
     def _next_frame(self) -> Frame | None:
         frame = self.chain.next_frame()
         hearing = self.chain.hearing

@@ -11,7 +11,7 @@ from test_stretches import MODEL, POLICY, RATE, Talk
 
 from realtimed.audio.vad import VoiceState
 from realtimed.engine.availability import Availability, EngineState
-from realtimed.engine.spec import Hypothesis
+from realtimed.engine.spec import Clip, Hypothesis
 from realtimed.errors import EngineLost
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.decoding import SegmentedRecognizer
@@ -44,13 +44,8 @@ class FakeEngine:
     behave: Callable[[int], Any] | None = None
     """Asked for each decode by its number: an error to raise, or seconds to take."""
 
-    async def decode(
-        self,
-        audio: NDArray[np.float32],
-        _guidance: object,
-        _language: object,
-        on_tokens: Callable[[], None],
-    ) -> Hypothesis:
+    async def decode(self, clip: Clip, on_tokens: Callable[[], None]) -> Hypothesis:
+        audio = clip.audio
         self.lengths.append(len(audio) / RATE)
         wish = self.behave(len(self.lengths)) if self.behave else None
         if isinstance(wish, Exception):

@@ -22,8 +22,6 @@ from daemon_process import DaemonProcess
 from raw_client import raw_client
 from speech import SAMPLE_RATE, Pcm16
 
-from realtimed.transcription.agreement import units
-
 pytestmark = [whisper.needs_whisper, whisper.needs_speech]
 
 NAME = "whisper"
@@ -53,22 +51,6 @@ def daemon(own: dict[str, str]) -> Iterator[DaemonProcess]:
         yield process.wait_ready()
     finally:
         assert process.stop() == 0, process.log
-
-
-def words(text: str) -> list[str]:
-    return [unit.key for unit in units(text)]
-
-
-def errors(said: str, text: str) -> int:
-    """Words inserted, left out and replaced."""
-    one, other = words(text), words(said)
-    row = list(range(len(other) + 1))
-    for number, left in enumerate(one, 1):
-        last, row[0] = row[0], number
-        for column, right in enumerate(other, 1):
-            best = min(last + (left != right), row[column] + 1, row[column - 1] + 1)
-            last, row[column] = row[column], best
-    return row[-1]
 
 
 async def transcribe(
@@ -123,13 +105,15 @@ async def test_live_speech_is_recognised_as_well_as_whole_files(
         nonlocal wrong
         audio = np.concatenate([whisper.load(path) for path in paths])
         text, _ = await transcribe(daemon, audio, paced=True)
-        wrong += errors(text, " ".join(said[path.stem] for path in paths))
+        wrong += whisper.errors(text, " ".join(said[path.stem] for path in paths))
 
     async with trio.open_nursery() as nursery:  # ends when both have been transcribed
         nursery.start_soon(read, recordings[:2])
         nursery.start_soon(read, recordings[2:])
-    spoken = len(words(" ".join(said.values())))
-    assert wrong <= sum(errors(own[name], text) for name, text in said.items()) + spoken / 100
+    spoken = len(whisper.words(" ".join(said.values())))
+    assert (
+        wrong <= sum(whisper.errors(own[name], text) for name, text in said.items()) + spoken / 100
+    )
 
 
 async def test_nothing_is_said_of_silence_noise_and_a_hum(daemon: DaemonProcess) -> None:
@@ -222,7 +206,8 @@ def test_openais_sdk_gets_turns_with_their_language(
 
     completed = asyncio.run(asyncio.wait_for(talk(), 60))
     assert [
-        errors(event.transcript, own[name]) for event, name in zip(completed, names, strict=True)
+        whisper.errors(event.transcript, own[name])
+        for event, name in zip(completed, names, strict=True)
     ] == [0, 0]
     assert all(event.to_dict()["languages"] == [{"code": "en"}] for event in completed)
 
@@ -266,4 +251,4 @@ async def test_speech_goes_on_when_the_engine_is_lost_in_the_middle_of_it(
         await client.commit(final=True)
         with trio.fail_after(120):
             events = await client.until_terminal()
-    assert errors(events[-1]["text"], own[name]) <= 1, events[-1]
+    assert whisper.errors(events[-1]["text"], own[name]) <= 1, events[-1]

@@ -5,7 +5,7 @@ something up of a word that its window breaks off. Windows, cuts, agreement and 
 ones.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -81,6 +81,8 @@ class Run:
     talk: Talk
     policy: WindowPolicy = POLICY
     guidance: Guidance = NO_GUIDANCE
+    continues: bool = False
+    """Whether the recogniser goes on from what has been told."""
     deltas: list[str] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
     cuts: list[tuple[CutReason, int]] = field(default_factory=list)
@@ -91,8 +93,10 @@ class Run:
         self.hearing.always = True
         self.hearing.start(0)
         self.utterance = Utterance(0, 0, guidance=self.guidance)
-        self.chain = StretchChain(MODEL, self.utterance, self.policy, self.ring, self.hearing)
+        model = replace(MODEL, continues=self.continues)
+        self.chain = StretchChain(model, self.utterance, self.policy, self.ring, self.hearing)
         self.window: Window | None = None
+        self.said = ""
         self.answer_at = 0
         self.open = False
 
@@ -133,7 +137,7 @@ class Run:
             self.tell(self.chain.settle())
             if self.window is None and (window := self.chain.next_window()) is not None:
                 assert self.ring.start <= window.begin < window.end <= self.ring.end
-                self.window = window
+                self.window, self.said = window, self.chain.said
                 self.windows.append(window)
                 self.answer_at = step + takes[step % len(takes)]
             if self.chain.current.said:
@@ -145,7 +149,9 @@ class Run:
                 self.ring.release(self.chain.keep_from_in_pause)
 
     def answer(self, window: Window, took: int) -> None:
-        heard = Hypothesis(self.talk.heard(window.begin, window.end), 4, 5)
+        words = self.talk.heard(window.begin, window.end).split()
+        said = self.said.split()
+        heard = Hypothesis(" ".join([*said, *words[len(said) :]]), 4, 5)
         self.tell(self.chain.answered(window, heard, took * 1_280))
         self.window = None
         self.ring.release(min(self.chain.keep_from, self.hearing.judged))
@@ -175,12 +181,18 @@ WORDS = st.lists(
     st.lists(st.integers(160, 16_000), min_size=1, max_size=5),
     st.lists(st.integers(1, 12), min_size=1, max_size=5),
     st.booleans(),
+    st.booleans(),
 )
 def test_every_word_is_told_once_and_in_order(
-    lengths: list[tuple[int, int]], chunks: list[int], takes: list[int], commit_late: bool
+    lengths: list[tuple[int, int]],
+    chunks: list[int],
+    takes: list[int],
+    commit_late: bool,
+    continues: bool,
 ) -> None:
     talk = Talk.make(lengths)
-    assert Run(talk).play(chunks, takes, commit_late=commit_late).split() == talk.text.split()
+    run = Run(talk, continues=continues)
+    assert run.play(chunks, takes, commit_late=commit_late).split() == talk.text.split()
 
 
 @settings(max_examples=25, deadline=None)

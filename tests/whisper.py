@@ -66,6 +66,23 @@ def load(path: Path) -> Pcm16:
         return np.frombuffer(file.readframes(file.getnframes()), np.int16)
 
 
+def words(text: str) -> list[str]:
+    """Its words without case and punctuation."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def errors(said: str, text: str) -> int:
+    """Words inserted, left out and replaced."""
+    one, other = words(text), words(said)
+    row = list(range(len(other) + 1))
+    for number, left in enumerate(one, 1):
+        last, row[0] = row[0], number
+        for column, right in enumerate(other, 1):
+            best = min(last + (left != right), row[column] + 1, row[column - 1] + 1)
+            last, row[column] = row[column], best
+    return row[-1]
+
+
 def engine_flags() -> list[str]:
     """`ENGINE` as flags of `realtimed serve`."""
     flags = []

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from realtimed.engine import families, lifeline
+from realtimed.engine import families, lifeline, window
 from realtimed.engine.families import Mode
 from realtimed.errors import ConfigError, EngineStartError
 
@@ -132,14 +132,21 @@ def _fill_for_clips(args: Any, given: Collection[str]) -> None:
             setattr(args, name, value)
 
 
-def create_config(args: Any, given: Collection[str] = ()) -> Any:
-    """Resolve engine arguments into a `VllmConfig`; `given`: the names of those that were chosen.
+def create_config(
+    args: Any, given: Collection[str] = (), encoder_window_s: int | None = None
+) -> Any:
+    """Resolve engine arguments into a `VllmConfig`.
+
+    `given`: the names of those that were chosen. `encoder_window_s`: of Whisper, if it is to be
+    another than its own.
 
     Raises: `EngineStartError` with vLLM's own reason, in one line.
     """
     from vllm.usage.usage_lib import UsageContext
 
     try:
+        if encoder_window_s is not None:
+            window.shorten(args, encoder_window_s)
         _fill_for_clips(args, given)
         config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
         if isinstance(config.additional_config, dict):

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from realtimed.engine.load import EngineLoad
 from realtimed.engine.segmented import ClipModel
-from realtimed.engine.spec import Hypothesis
+from realtimed.engine.spec import Clip, Hypothesis
 from realtimed.engine.stream import GIVEN_UP, GIVEN_UP_REASONS
 from realtimed.errors import EngineFailed
-from realtimed.wire.events import Guidance
 
 log = logging.getLogger("realtimed.engine")
 
@@ -110,25 +109,18 @@ class ClipDecoder:
         self._model = model
         self._limiter = anyio.CapacityLimiter(1)
 
-    async def decode(
-        self,
-        audio: NDArray[np.float32],
-        guidance: Guidance,
-        language: str | None,
-        on_tokens: Callable[[], None],
-    ) -> Hypothesis:
-        """Transcribe a clip: 1-d float32 at the model's rate, not written to meanwhile.
+    async def decode(self, clip: Clip, on_tokens: Callable[[], None]) -> Hypothesis:
+        """Transcribe a clip; the text begins with what is `said` of it.
 
-        `language`: ISO 639-1, or `None` for a model that finds out by itself. `on_tokens` is called
-        for every step that the engine makes for it; the caller sets the deadline.
+        `on_tokens` is called for every step that the engine makes for it; the caller sets the
+        deadline.
 
         Raises: `EngineLost` if the engine is gone, `EngineFailed` if it gives the request up.
         """
-        encode = partial(self._model.encode, guidance=guidance, language=language)
-        request = await self._run(audio, encode, on_tokens)
+        request = await self._run(partial(self._model.encode, clip=clip), on_tokens)
         complete = request.finish_reason == "stop"
         text = await self._on_thread(
-            partial(self._model.text, request.body, request.tokens, complete=complete)
+            partial(self._model.text, request.body, request.tokens, clip.said, complete=complete)
         )
         return Hypothesis(
             text,
@@ -141,18 +133,16 @@ class ClipDecoder:
         self, audio: NDArray[np.float32], on_tokens: Callable[[], None]
     ) -> str:
         """The language of a clip, ISO 639-1, of a model that `detects_language`; as `decode`."""
-        request = await self._run(audio, self._model.encode_detection, on_tokens)
+        encode = partial(self._model.encode_detection, audio=audio)
+        request = await self._run(encode, on_tokens)
         return await self._on_thread(partial(self._model.language, request.tokens))
 
     async def _run(
-        self,
-        audio: NDArray[np.float32],
-        encode: Callable[..., Any],
-        on_tokens: Callable[[], None],
+        self, encode: Callable[[str], Any], on_tokens: Callable[[], None]
     ) -> ClipRequest:
         request_id = self._core.new_request_id()
         try:
-            body = await self._on_thread(partial(encode, request_id, audio))
+            body = await self._on_thread(partial(encode, request_id))
         except Exception as error:
             # Of its many kinds of errors only the kind is logged: the text may quote the session.
             log.error("vLLM did not take a clip: %s", type(error).__name__)  # noqa: TRY400

@@ -32,10 +32,9 @@ from realtimed.engine.load import EngineLoad
 from realtimed.engine.plugin import COUNTS_METHOD
 from realtimed.engine.processes import EngineProcesses, SocketDirectory
 from realtimed.engine.segmented import ClipModel
-from realtimed.engine.spec import Hypothesis, ModelInfo, StreamingModel
+from realtimed.engine.spec import Clip, Hypothesis, ModelInfo, StreamingModel
 from realtimed.engine.stream import EngineStream, OnAnswer, OnFailure
 from realtimed.errors import EngineLost, EngineStartError
-from realtimed.wire.events import Guidance
 
 _SHUTDOWN_S = 5.0
 _LAST_WORKERS_S = 10.0
@@ -55,6 +54,8 @@ class EngineSpec:
     log_level: str = "info"
     environment: Mapping[str, str] = field(default_factory=dict)
     """Defaults for what vLLM reads from the environment."""
+    encoder_window_s: int | None = None
+    """Of Whisper, in seconds, if it is to be another than its own."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -181,15 +182,9 @@ class Engine:
 
     # --- clips ----------------------------------------------------------------------------
 
-    async def decode(
-        self,
-        audio: NDArray[np.float32],
-        guidance: Guidance,
-        language: str | None,
-        on_tokens: Callable[[], None],
-    ) -> Hypothesis:
+    async def decode(self, clip: Clip, on_tokens: Callable[[], None]) -> Hypothesis:
         """Transcribe one clip with a segmented model; see `ClipDecoder.decode`."""
-        return await self._clip_decoder.decode(audio, guidance, language, on_tokens)
+        return await self._clip_decoder.decode(clip, on_tokens)
 
     async def detect_language(
         self, audio: NDArray[np.float32], on_tokens: Callable[[], None]
@@ -337,7 +332,7 @@ class Engine:
         phase("reading the model's configuration")
         spec = self._spec
         args = engine_args.engine_args(spec.model, spec.served_names, spec.engine)
-        config = engine_args.create_config(args, spec.engine)
+        config = engine_args.create_config(args, spec.engine, spec.encoder_window_s)
         mode, cls = families.choose(config.model_config)
         phase(families.reason(mode, cls.__name__))
         info = self._load_streaming if mode is Mode.STREAMING else self._load_segmented

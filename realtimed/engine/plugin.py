@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+from realtimed.engine.window import ARCHITECTURE, IMPLEMENTATION
+
 COUNTS_METHOD = "realtimed_request_counts"
 
 
@@ -12,6 +14,10 @@ def load() -> None:
     core: Any = sys.modules.get("vllm.v1.engine.core")
     if core is not None:
         setattr(core.EngineCore, COUNTS_METHOD, _request_counts)
+    # So has every process that will load a model.
+    registry: Any = sys.modules.get("vllm.model_executor.models.registry")
+    if registry is not None and ARCHITECTURE not in registry.ModelRegistry.models:
+        registry.ModelRegistry.register_model(ARCHITECTURE, IMPLEMENTATION)
 
 
 def _request_counts(engine_core: Any) -> list[int]:

@@ -19,9 +19,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from realtimed.engine.spec import SegmentedModel
+from realtimed.engine.spec import Clip, SegmentedModel
 from realtimed.errors import ConfigError
-from realtimed.wire.events import Guidance
 
 _TOKENS_A_SECOND: Final = 8
 _TOKENS_A_CLIP: Final = 16
@@ -115,24 +114,26 @@ class ClipModel:
             languages=languages,
             max_clip_s=self._stt.max_audio_clip_s,
             detects_language=self.detects_language,
+            continues=self._whisper,
         )
 
     # --- to the engine ----------------------------------------------------------------------
 
-    def encode(
-        self, request_id: str, audio: NDArray[np.float32], guidance: Guidance, language: str | None
-    ) -> Any:
-        """The `EngineCoreRequest` that transcribes a clip: 1-d float32 at `sample_rate`."""
+    def encode(self, request_id: str, clip: Clip) -> Any:
+        """The `EngineCoreRequest` that transcribes a clip, or the rest of it behind what is `said`.
+
+        That is for a model that `continues`.
+        """
+        guidance, asked = clip.guidance, clip.guidance.prompt
         previous: list[int] = []
-        asked = guidance.prompt
         if self._whisper:
             previous, asked = self._previous_text(guidance.prompt), ""
         prompt = self._cls.get_generation_prompt(
             self._params(
-                audio=audio,
+                audio=clip.audio,
                 stt_config=self._stt,
                 model_config=self._model_config,
-                language="en" if self._english_only else language,
+                language="en" if self._english_only else clip.language,
                 hotwords=", ".join(guidance.hotwords) or None,
                 request_prompt=asked,
             )
@@ -140,10 +141,11 @@ class ClipModel:
         if self._english_only:
             prompt = {**prompt, "decoder_prompt": {"prompt": _ENGLISH_ONLY}}
         request = self._request(request_id, prompt, temperature=guidance.temperature)
-        request.prompt_token_ids = previous + list(request.prompt_token_ids)
+        said = self._text_ids(clip.said)
+        request.prompt_token_ids = [*previous, *request.prompt_token_ids, *said]
         room = self._model_config.max_model_len - len(request.prompt_token_ids)
-        wanted = round(len(audio) / self.sample_rate * _TOKENS_A_SECOND) + _TOKENS_A_CLIP
-        request.sampling_params.max_tokens = max(1, min(wanted, room))
+        wanted = round(len(clip.audio) / self.sample_rate * _TOKENS_A_SECOND) + _TOKENS_A_CLIP
+        request.sampling_params.max_tokens = max(1, min(wanted - len(said), room))
         return request
 
     def encode_detection(self, request_id: str, audio: NDArray[np.float32]) -> Any:
@@ -166,15 +168,19 @@ class ClipModel:
 
         At most half of the model's length less one, as Whisper was trained.
         """
-        text = " ".join(prompt.split())
+        ids = self._text_ids(" ".join(prompt.split()))
+        if not ids:
+            return []
+        most = self._model_config.max_model_len // 2 - 1
+        return [self._tokenizer.convert_tokens_to_ids("<|startofprev|>"), *ids[-most:]]
+
+    def _text_ids(self, text: str) -> list[int]:
+        """Whisper's tokens for text as it writes it, with a space before the first word."""
         if not text:
             return []
-        tokenizer = self._tokenizer
-        ids = tokenizer.encode(" " + text, add_special_tokens=False)
-        # Behind the end-of-text token there are special ones only, which a prompt may not bring.
-        ids = [token for token in ids if token < tokenizer.eos_token_id]
-        most = self._model_config.max_model_len // 2 - 1
-        return [tokenizer.convert_tokens_to_ids("<|startofprev|>"), *ids[-most:]]
+        ids = self._tokenizer.encode(" " + text, add_special_tokens=False)
+        # Behind the end-of-text token there are special ones only, which a text may not bring.
+        return [token for token in ids if token < self._tokenizer.eos_token_id]
 
     # --- from the engine --------------------------------------------------------------------
 
@@ -183,15 +189,18 @@ class ClipModel:
         found: str = self._cls.parse_language_detection_output(list(token_ids), self._tokenizer)
         return found
 
-    def text(self, request: Any, token_ids: Sequence[int], *, complete: bool) -> str:
+    def text(
+        self, request: Any, token_ids: Sequence[int], said: str = "", *, complete: bool
+    ) -> str:
         """The text of a transcription's tokens, cleaned as the model class cleans it.
 
-        `complete`: the last token is the one that ended it, which is no text.
+        `said`: the beginning that the tokens go on from. `complete`: the last token is the one that
+        ended it, which is no text.
         """
         detokenizer = self._detokenizer.from_new_request(self._tokenizer, request)
         detokenizer.update(list(token_ids), complete)
         text: str = detokenizer.get_next_output_text(True, False)
-        cleaned: str = self._cls.post_process_output(text)
+        cleaned: str = self._cls.post_process_output(said + text)
         return cleaned.strip()
 
 

@@ -3,6 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from realtimed.wire.events import NO_GUIDANCE, Guidance
+
 OPTIONS: Final = ("words", "language", "prompt", "hotwords", "temperature")
 """What a session may ask for, and only some models give."""
 
@@ -91,6 +96,21 @@ class SegmentedModel(ModelInfo):
     """The longest clip it takes, in seconds; `None`: any length."""
     detects_language: bool = False
     """Whether a clip whose language is not given needs a request that finds it out."""
+    continues: bool = False
+    """Whether it goes on from a beginning of the text, so that only the rest costs a decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """What a segmented model is to transcribe, and what it is told about it."""
+
+    audio: NDArray[np.float32]
+    """1-d, at the model's rate; nobody writes to it any more."""
+    guidance: Guidance = NO_GUIDANCE
+    language: str | None = None
+    """ISO 639-1; `None` for a model that finds out by itself."""
+    said: str = ""
+    """The beginning of its text, if that is settled, for a model that `continues`."""
 
 
 @dataclass(frozen=True, slots=True)

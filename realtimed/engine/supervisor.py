@@ -22,11 +22,10 @@ from realtimed.engine.availability import Availability, EngineState
 from realtimed.engine.core import Engine, EngineSpec, Progress
 from realtimed.engine.load import EngineLoad
 from realtimed.engine.restarts import RestartBudget
-from realtimed.engine.spec import Hypothesis, ModelInfo
+from realtimed.engine.spec import Clip, Hypothesis, ModelInfo
 from realtimed.engine.stream import EngineStream, OnAnswer, OnFailure
 from realtimed.engine.watch import Health, StepWatch
 from realtimed.errors import EngineDeadError, EngineLost, EngineStartError, StartError, WireError
-from realtimed.wire.events import Guidance
 
 log = logging.getLogger("realtimed.engine")
 
@@ -134,15 +133,9 @@ class EngineSupervisor:
         """
         return self._engine.open_stream(on_answer, on_failure, logprobs=logprobs)
 
-    async def decode(
-        self,
-        audio: NDArray[np.float32],
-        guidance: Guidance,
-        language: str | None,
-        on_tokens: Callable[[], None],
-    ) -> Hypothesis:
+    async def decode(self, clip: Clip, on_tokens: Callable[[], None]) -> Hypothesis:
         """Transcribe one clip with the engine there is; see `ClipDecoder.decode`."""
-        return await self._engine.decode(audio, guidance, language, on_tokens)
+        return await self._engine.decode(clip, on_tokens)
 
     async def detect_language(
         self, audio: NDArray[np.float32], on_tokens: Callable[[], None]

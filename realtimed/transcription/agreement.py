@@ -41,11 +41,8 @@ class LocalAgreement:
     def __init__(self) -> None:
         self._committed: list[str] = []
         self._earlier: list[str] = []
-
-    @property
-    def committed(self) -> bool:
-        """Whether anything has been committed."""
-        return bool(self._committed)
+        self.text = ""
+        """What is committed, as the last hypothesis that has all of it writes it."""
 
     def hypothesis(self, text: str) -> str:
         """Take one more hypothesis; the text that is committed by it, often none."""
@@ -56,6 +53,8 @@ class LocalAgreement:
         agreed = begin + _common(keys[begin:], earlier)
         self._committed += keys[begin:agreed]
         self._earlier = keys
+        if agreed:
+            self.text = text[: _end(said, agreed)]
         return text[_end(said, begin) : _end(said, agreed)]
 
     def final(self, text: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import trio
 
 from realtimed.engine.core import Engine
-from realtimed.engine.spec import SegmentedModel
+from realtimed.engine.spec import Clip, SegmentedModel
 from realtimed.engine.supervisor import EngineSupervisor
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.poison import Stretch
@@ -24,7 +24,6 @@ from realtimed.transcription.segmented import StretchChain, Window
 from realtimed.transcription.slots import SlotPool
 from realtimed.transcription.stretch import WindowPolicy
 from realtimed.transcription.utterance import TimedText, Utterance
-from realtimed.wire.events import NO_GUIDANCE
 
 _PROBE_S: Final = 1.0
 
@@ -75,7 +74,7 @@ class SegmentedRecognizer:
             audio, language = np.zeros(length, np.float32), None
             if self.model.detects_language:
                 language = await engine.detect_language(audio, _nothing)
-            await engine.decode(audio, NO_GUIDANCE, language, _nothing)
+            await engine.decode(Clip(audio, language=language), _nothing)
 
 
 def _nothing() -> None:
@@ -183,7 +182,8 @@ class ClipFeeder:
             # Told at once: it stays known if the decode is aborted.
             chain.detected(window, language)
         began = trio.current_time()
-        heard = await self.engine.decode(audio, guidance, language, self._sign_of_life)
+        clip = Clip(audio, guidance, language, chain.said)
+        heard = await self.engine.decode(clip, self._sign_of_life)
         self.answers += 1
         took = round((trio.current_time() - began) * chain.model.sample_rate)
         self._tell(chain.answered(window, heard, took))

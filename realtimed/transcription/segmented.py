@@ -117,6 +117,14 @@ class StretchChain:
         self.prompt_tokens += 1
         self.completion_tokens += 1
 
+    @property
+    def said(self) -> str:
+        """The beginning of the text that the next decode goes on from, where the model does so.
+
+        It has been told and cannot change any more; to decode it again would cost most of a decode.
+        """
+        return self.current.agreement.text if self.model.continues else ""
+
     def pointless(self, window: Window) -> bool:
         """Whether the answer for a window in flight is of no use any more."""
         stretch = self.current
@@ -175,7 +183,7 @@ class StretchChain:
         if speech(stretch.begin, end) < policy.least_speech or not speech(stretch.decoded_to, end):
             return None
         due = max(policy.interval, round(self._last_decode * policy.patience))
-        if not stretch.agreement.committed:
+        if not stretch.agreement.text:
             due = policy.interval // 2  # the first words are waited for
         paused = end - self.hearing.quiet_from(stretch.onset, end) >= policy.quiet
         if end - stretch.decoded_to < due and not paused:
