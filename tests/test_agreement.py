@@ -1,5 +1,6 @@
 """LocalAgreement-2 under made-up hypotheses: what is told is never taken back."""
 
+import re
 import string
 
 from hypothesis import given
@@ -93,6 +94,44 @@ def _distance(one: list[str], other: list[str]) -> int:
 def test_a_word_that_was_told_otherwise_is_not_said_again() -> None:
     deltas, _ = told(["the cat sat", "the cat sat on"], "The bat sat on the mat.")
     assert "".join(deltas) == "the cat sat on the mat."
+
+
+def tokens_of(text: str, unsure: str = "") -> list[tuple[int, float]]:
+    """Each word a token, of which the model is sure but for one."""
+    ends = [match.end() for match in re.finditer(r"\S+", text)]
+    words = text.split()
+    return [(end, -2.0 if word == unsure else -0.1) for end, word in zip(ends, words, strict=True)]
+
+
+def test_a_word_that_the_model_is_not_sure_of_is_told_when_four_hypotheses_say_it() -> None:
+    agreement = LocalAgreement()
+    text = "howdy mary to more"
+    deltas = [agreement.hypothesis(text, tokens_of(text, "mary")) for _ in range(4)]
+    assert deltas == ["", "howdy", "", " mary to more"]
+
+
+def test_both_hypotheses_are_sure_of_a_word_that_is_told() -> None:
+    agreement = LocalAgreement()
+    text = "had he married"
+    agreement.hypothesis(text, tokens_of(text, "had"))
+    assert agreement.hypothesis(text, tokens_of(text)) == ""
+    assert agreement.hypothesis(text, tokens_of(text)) == "had he married"
+
+
+def test_doubt_about_punctuation_does_not_count() -> None:
+    agreement = LocalAgreement()
+    text, tokens = "yes, no", [(3, -0.1), (4, -3.0), (7, -0.1)]
+    agreement.hypothesis(text, tokens)
+    assert agreement.hypothesis(text, tokens) == "yes, no"
+
+
+@given(_HYPOTHESES, st.lists(st.tuples(st.integers(0, 60), st.floats(-5, 0)), max_size=12))
+def test_under_doubt_every_delta_is_a_slice_of_the_hypothesis_that_brought_it(
+    hypotheses: list[str], tokens: list[tuple[int, float]]
+) -> None:
+    agreement = LocalAgreement()
+    for text in hypotheses:
+        assert agreement.hypothesis(text, sorted(tokens)) in text
 
 
 def test_case_and_punctuation_do_not_count_as_a_contradiction() -> None:

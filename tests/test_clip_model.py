@@ -106,8 +106,24 @@ def test_english_only_whisper_is_asked_for_no_language(
 def test_the_text_is_that_of_the_tokens_without_the_last(model: ClipModel) -> None:
     request = model.encode("r", Clip(SECOND, language="en"))
     ids = model._tokenizer.encode(" Ten of clubs.", add_special_tokens=False)
-    assert model.text(request, [*ids, 50_257], complete=True) == "Ten of clubs."
-    assert model.text(request, ids, complete=False) == "Ten of clubs."
+    whole = model.hypothesis(request, "", [*ids, 50_257], (), complete=True)
+    broken_off = model.hypothesis(request, "", ids, (), complete=False)
+    assert whole.text == broken_off.text == "Ten of clubs."
+    assert (whole.complete, broken_off.complete) == (True, False)
+
+
+def test_each_token_has_its_place_in_the_text_and_its_log_probability(model: ClipModel) -> None:
+    request = model.encode("r", Clip(SECOND, language="en"))
+    ids = model._tokenizer.encode(" Ten of clubs.", add_special_tokens=False)
+    logprobs = [-0.1 * number for number in range(len(ids) + 1)]
+    heard = model.hypothesis(request, "", [*ids, 50_257], logprobs, complete=True)
+    pieces, begin = [], 0
+    for end, _ in heard.tokens:
+        pieces.append(heard.text[begin:end])
+        begin = end
+    written = [model._tokenizer.decode([token]) for token in ids]
+    assert pieces == [written[0].strip(), *written[1:]]
+    assert [logprob for _, logprob in heard.tokens] == logprobs[:-1]
 
 
 def test_a_decode_goes_on_from_what_has_been_said(model: ClipModel) -> None:
@@ -117,6 +133,8 @@ def test_a_decode_goes_on_from_what_has_been_said(model: ClipModel) -> None:
     assert request.prompt_token_ids == [START, ENGLISH, TRANSCRIBE, NO_TIMES, *said]
     assert request.sampling_params.max_tokens == 8 * 4 + 16 - len(said)
     more = model._tokenizer.encode(", nine of hearts.", add_special_tokens=False)
-    text = model.text(request, [*more, 50_257], clip.said, complete=True)
-    assert text == "Ten of clubs, nine of hearts."
+    heard = model.hypothesis(request, clip.said, [*more, 50_257], [-1] * 9, complete=True)
+    assert heard.text == "Ten of clubs, nine of hearts."
+    assert heard.tokens[0][0] == len("Ten of clubs,")
+    assert heard.tokens[-1][0] == len(heard.text)
     assert model.info.continues

@@ -10,7 +10,7 @@ import trio
 
 from realtimed.engine.clips import ClipDecoder, ClipRequest
 from realtimed.engine.load import EngineLoad
-from realtimed.engine.spec import Clip
+from realtimed.engine.spec import Clip, Hypothesis
 from realtimed.errors import EngineFailed, EngineLost
 
 SECOND = np.zeros(16_000, np.float32)
@@ -24,8 +24,10 @@ class Model:
             raise ValueError("secret words")
         return SimpleNamespace(request_id=request_id, prompt_token_ids=[1, 2, 3, 4])
 
-    def text(self, _body: Any, tokens: list[int], _said: str, *, complete: bool) -> str:
-        return f"{tokens} {complete}"
+    def hypothesis(
+        self, body: Any, _said: str, tokens: list[int], _logprobs: list[float], *, complete: bool
+    ) -> Hypothesis:
+        return Hypothesis(f"{tokens} {complete}", len(body.prompt_token_ids), len(tokens), complete)
 
 
 @dataclass

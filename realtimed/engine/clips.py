@@ -62,6 +62,8 @@ class ClipRequest:
     """Called on the Trio thread when tokens have come."""
     load: EngineLoad
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    """Of each of them, if the request asks for that."""
     finish_reason: str = ""
     in_flight: bool = False
     """Whether the engine has still to answer."""
@@ -73,9 +75,11 @@ class ClipRequest:
         self.in_flight = True
         self.load.sent()
 
-    def deliver(self, token_ids: Sequence[int], _logprobs: object, finish_reason: object) -> None:
+    def deliver(self, token_ids: Sequence[int], logprobs: Any, finish_reason: object) -> None:
         """The engine's tokens of one step, and why they were the last, if they were."""
         self.tokens += token_ids
+        if logprobs is not None:
+            self.logprobs += logprobs.logprobs[:, 0].tolist()
         self.on_tokens()
         if finish_reason is None:
             return
@@ -118,15 +122,15 @@ class ClipDecoder:
         Raises: `EngineLost` if the engine is gone, `EngineFailed` if it gives the request up.
         """
         request = await self._run(partial(self._model.encode, clip=clip), on_tokens)
-        complete = request.finish_reason == "stop"
-        text = await self._on_thread(
-            partial(self._model.text, request.body, request.tokens, clip.said, complete=complete)
-        )
-        return Hypothesis(
-            text,
-            len(request.body.prompt_token_ids),
-            len(request.tokens),
-            complete,
+        return await self._on_thread(
+            partial(
+                self._model.hypothesis,
+                request.body,
+                clip.said,
+                request.tokens,
+                request.logprobs,
+                complete=request.finish_reason == "stop",
+            )
         )
 
     async def detect_language(

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from realtimed.engine.spec import Clip, SegmentedModel
+from realtimed.engine.spec import Clip, Hypothesis, SegmentedModel
 from realtimed.errors import ConfigError
 
 _TOKENS_A_SECOND: Final = 8
@@ -140,7 +140,8 @@ class ClipModel:
         )
         if self._english_only:
             prompt = {**prompt, "decoder_prompt": {"prompt": _ENGLISH_ONLY}}
-        request = self._request(request_id, prompt, temperature=guidance.temperature)
+        # No more than the sampled token's own: 0 beside it.
+        request = self._request(request_id, prompt, temperature=guidance.temperature, logprobs=0)
         said = self._text_ids(clip.said)
         request.prompt_token_ids = [*previous, *request.prompt_token_ids, *said]
         room = self._model_config.max_model_len - len(request.prompt_token_ids)
@@ -189,19 +190,37 @@ class ClipModel:
         found: str = self._cls.parse_language_detection_output(list(token_ids), self._tokenizer)
         return found
 
-    def text(
-        self, request: Any, token_ids: Sequence[int], said: str = "", *, complete: bool
-    ) -> str:
-        """The text of a transcription's tokens, cleaned as the model class cleans it.
+    def hypothesis(
+        self,
+        request: Any,
+        said: str,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        *,
+        complete: bool,
+    ) -> Hypothesis:
+        """What a transcription's tokens say, cleaned as the model class cleans it.
 
         `said`: the beginning that the tokens go on from. `complete`: the last token is the one that
         ended it, which is no text.
         """
+        written, ends = said, []
         detokenizer = self._detokenizer.from_new_request(self._tokenizer, request)
-        detokenizer.update(list(token_ids), complete)
-        text: str = detokenizer.get_next_output_text(True, False)
-        cleaned: str = self._cls.post_process_output(said + text)
-        return cleaned.strip()
+        for token in token_ids[:-1] if complete else token_ids:
+            detokenizer.update([token], False)
+            written = said + detokenizer.get_next_output_text(True, False)
+            ends.append(len(written))
+        text = self._cls.post_process_output(written).strip()
+        begin = written.find(text)
+        # Where the class changes the text itself, nobody can tell which token wrote what.
+        known = zip(ends, logprobs, strict=False) if begin >= 0 else ()
+        return Hypothesis(
+            text,
+            len(request.prompt_token_ids),
+            len(token_ids),
+            complete,
+            tuple((end - begin, logprob) for end, logprob in known),
+        )
 
 
 _ENGLISH_ONLY: Final = "<|startoftranscript|><|notimestamps|>"

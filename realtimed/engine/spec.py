@@ -122,3 +122,5 @@ class Hypothesis:
     completion_tokens: int = 0
     complete: bool = True
     """False: it was cut off at its longest length, and so may have got stuck."""
+    tokens: tuple[tuple[int, float], ...] = ()
+    """Where in `text` each token ends, and its log probability; none where that is not known."""

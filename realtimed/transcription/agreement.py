@@ -9,10 +9,14 @@ Compared are words without their case and punctuation, or characters where a scr
 Told are slices of a hypothesis as it was written. Punctuation behind the last agreed word waits for
 what follows it, since the end of a window looks like the end of a sentence.
 
+Words that the recogniser was not sure of need more hypotheses: a beginning that is wrong is often
+heard wrong twice, but seldom with confidence.
+
 A later hypothesis may contradict what is committed. An alignment of least edit distance then tells
 where in it the committed words end; it goes on from there.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -22,17 +26,33 @@ from realtimed.transcription.words import unspaced
 
 _NOT_SPEECH: Final = re.compile(r"\[[^\]]*\]|\([^)]*\)|（[^）]*）|【[^】]*】|\*[^*]*\*|[♪♫]+")
 """What recognisers write for sounds: [BLANK_AUDIO], (water running), *coughs*."""
+_SURE: Final = math.log(0.4)
+"""A token of which the model itself is less sure is not told when it was said but twice."""
+_TIMES: Final = 4
+"""So many hypotheses in a row say the same before such a one is told."""
 _LONGEST_PERIOD: Final = 12
 _REPETITIONS: Final = 4
 
 
 class Unit(NamedTuple):
-    """A word, or a character of a script without spaces."""
+    """A word, or a character of a script without spaces: [`begin`, `end`) of the text.
+
+    The punctuation behind it is not counted.
+    """
 
     key: str
     """What is compared."""
+    begin: int
     end: int
-    """Where it ends in the text, the punctuation behind it not counted."""
+
+
+class _Heard(NamedTuple):
+    """A unit of the last hypothesis."""
+
+    key: str
+    sure: bool
+    times: int
+    """In so many hypotheses in a row it was the same, and so was all before it."""
 
 
 class LocalAgreement:
@@ -40,19 +60,32 @@ class LocalAgreement:
 
     def __init__(self) -> None:
         self._committed: list[str] = []
-        self._earlier: list[str] = []
+        self._earlier: list[_Heard] = []
         self.text = ""
         """What is committed, as the last hypothesis that has all of it writes it."""
 
-    def hypothesis(self, text: str) -> str:
-        """Take one more hypothesis; the text that is committed by it, often none."""
+    def hypothesis(self, text: str, tokens: Sequence[tuple[int, float]] = ()) -> str:
+        """Take one more hypothesis; the text that is committed by it, often none.
+
+        `tokens`: where in `text` each token ends, and its log probability.
+        """
         said = units(text)
         keys = [unit.key for unit in said]
         begin = aligned(self._committed, keys)
-        earlier = self._earlier[aligned(self._committed, self._earlier) :]
-        agreed = begin + _common(keys[begin:], earlier)
+        before = [heard.key for heard in self._earlier]
+        earlier = self._earlier[aligned(self._committed, before) :]
+        same = _common(keys[begin:], [heard.key for heard in earlier])
+        unsure = _unsure(said, tokens)
+        now = [_Heard(key, number not in unsure, 1) for number, key in enumerate(keys)]
+        for at, last in enumerate(earlier[:same], begin):
+            now[at] = now[at]._replace(times=last.times + 1)
+        agreed = begin
+        for last in earlier[:same]:
+            if not (last.sure and now[agreed].sure) and now[agreed].times < _TIMES:
+                break
+            agreed += 1
         self._committed += keys[begin:agreed]
-        self._earlier = keys
+        self._earlier = now
         if agreed:
             self.text = text[: _end(said, agreed)]
         return text[_end(said, begin) : _end(said, agreed)]
@@ -90,7 +123,21 @@ def units(text: str) -> list[Unit]:
 def _close(found: list[Unit], text: str, begin: int | None, end: int) -> None:
     if begin is not None:
         key = unicodedata.normalize("NFKC", text[begin:end]).casefold()
-        found.append(Unit(key, end))
+        found.append(Unit(key, begin, end))
+
+
+def _unsure(said: Sequence[Unit], tokens: Sequence[tuple[int, float]]) -> set[int]:
+    """Numbers of the units that have a part in a token of which the model was not sure."""
+    doubts, begin = [], 0
+    for end, logprob in tokens:
+        if logprob < _SURE:
+            doubts.append((begin, end))
+        begin = end
+    return {
+        number
+        for number, unit in enumerate(said)
+        if any(begin < unit.end and unit.begin < end for begin, end in doubts)
+    }
 
 
 def aligned(before: Sequence[str], now: Sequence[str]) -> int:
