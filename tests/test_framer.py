@@ -113,7 +113,7 @@ def make_chain(utterance: Utterance, ring: AudioRing, max_model_len: int = 16_38
 
 
 def run_chain(chain: SegmentChain) -> list[tuple[int, int | None, CutReason | None, int]]:
-    """Answer every frame at once; what became of each segment."""
+    """Answer every frame at once, and find speech everywhere; what became of each segment."""
     seen = []
     while True:
         segment = chain.current
@@ -121,7 +121,9 @@ def run_chain(chain: SegmentChain) -> list[tuple[int, int | None, CutReason | No
             assert frame.token_ids
             assert len(frame.audio)
             chain.answered([7], "")
-            chain.ring.release(chain.keep_from)
+            while chain.hearing.pending:
+                chain.hearing.push(1.0)
+            chain.ring.release(int(min(chain.keep_from, chain.hearing.needed_from)))
         assert segment.finished
         seen.append((segment.begin, segment.cut_at, segment.cut_reason, segment.framer.tokens))
         chain.close_segment()

@@ -116,6 +116,31 @@ async def test_live_speech_is_recognised_as_well_as_whole_files(
     )
 
 
+async def test_speech_is_written_in_the_language_that_it_is_spoken_in(
+    daemon: DaemonProcess,
+) -> None:
+    """At most three of ten characters are wrong: in another language nearly all would be."""
+    names = {
+        "en": "quick_brown_fox",
+        "es": "pangrama",
+        "fr": "pangrama",
+        "it": "pangrama",
+        "pt": "pangrama",
+        "zh": "nihao_shijie",
+    }
+
+    recordings = [whisper.foreign(language, name) for language, name in names.items()]
+
+    async def one(audio: Pcm16, text: str) -> None:
+        said, _ = await transcribe(daemon, audio)
+        spoken, written = ("".join(whisper.words(one)) for one in (text, said))
+        assert whisper.distance(spoken, written) <= len(spoken) * 0.3, said
+
+    async with trio.open_nursery() as nursery:  # ends when all are transcribed
+        for audio, text in recordings:
+            nursery.start_soon(one, audio, text)
+
+
 async def test_nothing_is_said_of_silence_noise_and_a_hum(daemon: DaemonProcess) -> None:
     random, time = np.random.default_rng(1), np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
     noise = (random.standard_normal(4 * SAMPLE_RATE) * 600).astype(np.int16)

@@ -6,21 +6,24 @@ writes what vLLM's transcription endpoint makes of each clip, by the code that s
 (`OpenAIServingTranscription`). Importing this module imports no vLLM.
 
 The speech is LibriVox's reading of "Sense and Sensibility" (public domain) and commands of a card
-game, from Debian's package pocketsphinx-testdata (BSD-2-Clause).
+game, from Debian's package pocketsphinx-testdata (BSD-2-Clause); and synthetic voices in other
+languages from pytest-audioeval (MIT), whose own plugin is not used.
 """
 
 import asyncio
+import importlib.util
 import json
 import os
 import re
 import sys
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from speech import Pcm16
+from speech import SAMPLE_RATE, Pcm16
 
 MODEL = Path(__file__).parent.parent.parent / "shared" / "whisper-base"
 DATA = Path("/usr/share/pocketsphinx/test/data")
@@ -66,6 +69,20 @@ def load(path: Path) -> Pcm16:
         return np.frombuffer(file.readframes(file.getnframes()), np.int16)
 
 
+def foreign(language: str, name: str) -> tuple[Pcm16, str]:
+    """A recording of pytest-audioeval at 16 kHz, and what is said in it."""
+    import soundfile
+
+    spec = importlib.util.find_spec("pytest_audioeval")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("pytest-audioeval is not installed")
+    path = Path(spec.submodule_search_locations[0]) / "samples" / "audio" / language / name
+    audio, rate = soundfile.read(path.with_suffix(".wav"), dtype="float32")
+    assert rate == SAMPLE_RATE
+    text = path.with_suffix(".txt").read_text(encoding="utf-8").strip()
+    return (audio * 32_767).astype(np.int16), text
+
+
 def words(text: str) -> list[str]:
     """Its words without case and punctuation."""
     return re.findall(r"\w+", text.casefold())
@@ -73,7 +90,11 @@ def words(text: str) -> list[str]:
 
 def errors(said: str, text: str) -> int:
     """Words inserted, left out and replaced."""
-    one, other = words(text), words(said)
+    return distance(words(text), words(said))
+
+
+def distance(one: Sequence[str], other: Sequence[str]) -> int:
+    """Edit distance."""
     row = list(range(len(other) + 1))
     for number, left in enumerate(one, 1):
         last, row[0] = row[0], number
