@@ -38,7 +38,12 @@ bench: $(STAMP) ## The daemon beside vLLM's own server, in one run
 	$(BIN)/python -m benchmarks.frontend $(ARGS)
 
 test: $(STAMP) $(NODE_STAMP) ## Run all tests; ARGS="tests/test_config.py" for some
+ifdef ARGS
 	$(BIN)/python -m pytest -q -rs $(ARGS)
+else
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile -m 'not alone'
+	$(BIN)/python -m pytest -q -rs -m alone
+endif
 
 test-agents: $(STAMP) $(AGENTS_STAMP) ## Run LiveKit's and pipecat's own clients against the daemon (800 MB more)
 	AGENTS_PYTHON=$(abspath $(AGENTS)/bin/python) \

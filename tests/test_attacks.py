@@ -21,6 +21,8 @@ from speech import SAMPLE_RATE, load_sample, manifest, word_errors
 from realtimed.client import connect
 from realtimed.wire.events import UtteranceDone
 
+pytestmark = pytest.mark.alone
+
 SECONDS = 2.5
 QUIET_S = 7.0
 WINDOW_S = SECONDS + 0.5

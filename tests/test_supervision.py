@@ -18,6 +18,8 @@ from trio_websocket import ConnectionClosed
 
 from realtimed.client import Unavailable, connect
 
+pytestmark = pytest.mark.alone
+
 FAULTS = Path(__file__).parent / "engine_faults"
 SLOTS = 8
 HANG_S = 3.0
