@@ -18,7 +18,7 @@ from realtimed.server.access import Identity
 from realtimed.server.idle import IdleWatch
 from realtimed.server.incoming import IncomingAudio
 from realtimed.server.outbox import Outbox
-from realtimed.server.pacing import Pace, RateBudget, budgets
+from realtimed.server.pacing import KeyShare, Pace, budgets
 from realtimed.server.tally import Tally, UtteranceTimes
 from realtimed.server.turns import Turns
 from realtimed.server.websocket import SocketClosed, WebSocket
@@ -75,8 +75,8 @@ class Connection:
     tally: Tally = field(default_factory=Tally)
     began: float = field(default_factory=trio.current_time)
     """Trio's time."""
-    key_budget: RateBudget | None = None
-    """Audio that all sessions of the key may bring."""
+    key_share: KeyShare | None = None
+    """Its share in the audio that all sessions of its key may bring."""
     limits: Limits = field(init=False)
     session: Session = field(init=False)
     buffer: AudioBuffer = field(init=False)
@@ -107,7 +107,7 @@ class Connection:
         self.limits = self.recognition.limits
         self.session = Session(info.served_names, sample_rate=info.sample_rate)
         self._incoming = IncomingAudio(self.session.sample_rate)
-        self._pace = Pace(budgets(self.limits, self.key_budget), self.session.sample_rate)
+        self._pace = Pace(budgets(self.limits, self.key_share), self.session.sample_rate)
         self._idle_watch = IdleWatch(self.limits)
         self.buffer = self.recognition.buffer()
         self.buffer.hearing.on_failure = self._fail
