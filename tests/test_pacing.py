@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 from fuzz.targets import OPENING
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine_requests import Audio, play, spelled
 
@@ -125,6 +125,7 @@ visits = st.lists(st.tuples(st.floats(0, 60), st.floats(0, 60)), min_size=1, max
 """When sessions come, and how long they stay, in seconds."""
 
 
+@settings(deadline=None)
 @given(visits, st.floats(1, 4), st.integers(0, 5))
 def test_live_speech_does_not_meet_its_keys_limit_whoever_comes_and_goes_and_floods(
     visits: list[tuple[float, float]], key_rate: float, floods: int
@@ -147,6 +148,7 @@ def test_live_speech_does_not_meet_its_keys_limit_whoever_comes_and_goes_and_flo
     assert max(crowd.waited_s[number] for number in live) < 1e-6
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=20), st.floats(0.5, 8))
 def test_a_key_gets_no_more_than_its_rate_for_each_session_and_a_burst(
     speeds: list[float], key_rate: float
