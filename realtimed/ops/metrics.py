@@ -129,6 +129,12 @@ METRICS: Final[tuple[_Declared | _Histogram, ...]] = (
         values=_by(lambda r: r.refused),
     ),
     _Declared(
+        _Counter,
+        "handshakes_displaced",
+        "Connections closed before their upgrade to make way for newer ones.",
+        lambda r: r.handshakes_displaced,
+    ),
+    _Declared(
         _Gauge, "connections_open", "TCP connections, upgraded or not.", lambda r: r.connections
     ),
     _Declared(

@@ -45,6 +45,8 @@ class Reading:
     """Sessions by dialect and outcome."""
     refused: Mapping[str, int]
     rejected: Mapping[str, int]
+    handshakes_displaced: int
+    """Connections closed before their upgrade to make way for newer ones."""
     tasks: int
     """Trio's."""
     connections: int

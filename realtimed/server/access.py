@@ -9,7 +9,8 @@ import ipaddress
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from realtimed.errors import ConfigError, Refusal
 from realtimed.server.client_secrets import ClientSecrets
 from realtimed.server.handshake import Upgrade
 from realtimed.server.keys import ApiKey, Keyring, read_keys
-from realtimed.server.pacing import RateBudget
+from realtimed.server.pacing import KeyBudget, KeyShare
 
 ANY_ORIGIN: Final = "*"
 _ORIGIN: Final = re.compile(
@@ -54,7 +55,7 @@ class AccessPolicy:
 
     _origins: frozenset[str]
     _keys: Keyring | None
-    _budgets: dict[str, RateBudget]
+    _budgets: dict[str, KeyBudget]
     _limits: Limits
 
     def __init__(self, settings: Settings) -> None:
@@ -172,15 +173,21 @@ class AccessPolicy:
         if identity.key:
             _decrement(self._sessions_of_key, identity.key.name)
 
-    def budget(self, identity: Identity) -> RateBudget | None:
-        """The audio that all sessions of its key may bring; `None` if that has no limit.
+    @contextmanager
+    def key_share(self, identity: Identity, now: float) -> Iterator[KeyShare | None]:
+        """The share of a session that begins at time `now` in the audio that its key may bring.
 
-        A key keeps its budget between sessions, or each new one would begin with a full bucket.
+        `None` if that has no limit. A key keeps its budget between sessions, or each new one would
+        begin with a full bucket.
         """
-        if not identity.key or not self._limits.key_rate:
-            return None
-        fresh = RateBudget(self._limits.key_rate, self._limits.ring_s)
-        return self._budgets.setdefault(identity.key.name, fresh)
+        limits, key = self._limits, identity.key
+        if key is None or not limits.rate or not limits.key_rate:
+            yield None
+            return
+        if key.name not in self._budgets:
+            self._budgets[key.name] = KeyBudget(limits)
+        with self._budgets[key.name].share(now) as share:
+            yield share
 
 
 def site(host: str) -> str:

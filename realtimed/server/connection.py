@@ -7,22 +7,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import numpy as np
 import trio
 from msgspec import UNSET
-from numpy.typing import NDArray
 
 from realtimed.config import Limits
 from realtimed.errors import Draining, Ended, SlowReader, WireError
 from realtimed.server.access import Identity
 from realtimed.server.idle import IdleWatch
-from realtimed.server.incoming import IncomingAudio
+from realtimed.server.intake import AudioIntake
 from realtimed.server.outbox import Outbox
-from realtimed.server.pacing import Pace, RateBudget, budgets
+from realtimed.server.pacing import KeyShare, Pace, budgets
 from realtimed.server.tally import Tally, UtteranceTimes
-from realtimed.server.turns import Turns
+from realtimed.server.turn_taking import TurnTaking
 from realtimed.server.websocket import SocketClosed, WebSocket
-from realtimed.session import Action, Begin, Cancel, Emit, End, Phase, Session, refuse
+from realtimed.session import Action, Begin, Cancel, Emit, End, Session, refuse
 from realtimed.transcription.buffer import AudioBuffer
 from realtimed.transcription.recognition import Recognition
 from realtimed.transcription.recognizer import Listener, Outcome
@@ -39,7 +37,6 @@ from realtimed.wire.events import (
     Configure,
     Finish,
     ServerEvent,
-    ServerVad,
     SessionCreated,
 )
 from realtimed.wire.size import check_size
@@ -75,8 +72,8 @@ class Connection:
     tally: Tally = field(default_factory=Tally)
     began: float = field(default_factory=trio.current_time)
     """Trio's time."""
-    key_budget: RateBudget | None = None
-    """Audio that all sessions of the key may bring."""
+    key_share: KeyShare | None = None
+    """Its share in the audio that all sessions of its key may bring."""
     limits: Limits = field(init=False)
     session: Session = field(init=False)
     buffer: AudioBuffer = field(init=False)
@@ -93,24 +90,24 @@ class Connection:
     _draining: bool = field(init=False, default=False)
     _finished: bool = field(init=False, default=False)
     """The client has said that no more audio comes."""
-    _incoming: IncomingAudio = field(init=False)
+    _intake: AudioIntake = field(init=False)
     _failure: Exception | None = field(init=False, default=None)
     _ended_by: WireError | None = field(init=False, default=None)
     _all_tasks: trio.CancelScope = field(init=False)
-    _wanted: ServerVad | None = field(init=False, default=None)
-    _turns: Turns = field(init=False)
-    _pace: Pace = field(init=False)
+    _turn_taking: TurnTaking = field(init=False)
     _idle_watch: IdleWatch = field(init=False)
 
     def __post_init__(self) -> None:
         info = self.recognition.engine.info
         self.limits = self.recognition.limits
         self.session = Session(info.served_names, sample_rate=info.sample_rate)
-        self._incoming = IncomingAudio(self.session.sample_rate)
-        self._pace = Pace(budgets(self.limits, self.key_budget), self.session.sample_rate)
         self._idle_watch = IdleWatch(self.limits)
         self.buffer = self.recognition.buffer()
         self.buffer.hearing.on_failure = self._fail
+        pace = Pace(budgets(self.limits, self.key_share), info.sample_rate)
+        self._intake = AudioIntake(self.session, self.buffer, pace, self._perform)
+        listens = self.recognition.recognizer.listens
+        self._turn_taking = TurnTaking(self.session, self.buffer, self._perform, listens=listens)
         listener = Listener(
             self._on_text, self._on_done, self._on_failed, self._on_cut, self._on_queued
         )
@@ -257,7 +254,7 @@ class Connection:
     async def _read(self, codec: Codec, message: str | bytes) -> None:
         try:
             if isinstance(message, bytes):
-                await self._hear(message)
+                await self._intake.take(message)
             else:
                 check_size(message)
                 for event in codec.decode(message):
@@ -273,16 +270,16 @@ class Connection:
     async def _handle(self, event: ClientEvent) -> None:
         match event:
             case Append():
-                await self._hear(event.audio)
+                await self._intake.take(event.audio)
             case Commit():
-                await self._store(self._incoming.flush())
+                await self._intake.flush()
                 self._perform(self.session.commit(event))
             case Configure():
                 self._configure(event)
             case Clear():
                 self._perform(self.session.clear())
             case Finish():
-                await self._store(self._incoming.flush())
+                await self._intake.flush()
                 self._perform(self.session.commit(Commit(final=True)))
                 self._finished = True
                 self._receiving.cancel()
@@ -308,36 +305,9 @@ class Connection:
 
     def _configure(self, event: Configure) -> None:
         if event.audio_format is not UNSET:
-            self._incoming.choose(event.audio_format)
+            self._intake.choose(event.audio_format)
         self._perform(self.session.configure(event))
-        self._detect_turns()
-
-    async def _hear(self, audio: bytes) -> None:
-        """Take audio in the session's format. Raises: `InvalidAudio`."""
-        for number, samples in enumerate(self._incoming.decode(audio)):
-            if number:
-                await trio.lowlevel.checkpoint()
-            await self._store(samples)
-
-    async def _store(self, samples: NDArray[np.float32]) -> None:
-        """Put audio into the ring, in pieces if it has to wait for room."""
-        while len(samples):
-            if self.session.received >= self._pace.free_until:
-                await self._keep_pace()
-            piece = samples[: await self.buffer.room()]
-            self._perform(self.session.audio(len(piece)))
-            self.buffer.append(piece)
-            if self.session.phase is Phase.FAILED:
-                # No utterance will read it, and every earlier one has finished.
-                self.buffer.release(self.buffer.ring.end)
-            samples = samples[len(piece) :]
-
-    async def _keep_pace(self) -> None:
-        """Wait until what has been received is paid for: the socket is not read meanwhile."""
-        now = trio.current_time()
-        due = self._pace.take(self.session.received, now)
-        if due > now:
-            await trio.sleep_until(due)
+        self._turn_taking.follow()
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -398,30 +368,6 @@ class Connection:
         self._fewer.set()
         if self._leaving and self.session.idle:
             self.drain()
-
-    # --- from speech detection --------------------------------------------------------------
-
-    def _detect_turns(self) -> None:
-        """Follow the session's turn detection, where that has changed."""
-        wanted, hearing = self.session.turn_detection, self.buffer.hearing
-        if wanted == self._wanted:
-            return
-        if self._wanted is not None:
-            self._perform(self._turns.finish(hearing.judged))
-        self._wanted = wanted
-        if wanted is None:
-            hearing.on_window, hearing.always = None, self.recognition.recognizer.listens
-            return
-        self._turns = Turns(self.session, wanted)
-        hearing.on_window = self._on_window
-        self.buffer.listen(self.buffer.ring.start)
-
-    def _on_window(self, probability: float, end: int) -> None:
-        self._perform(self._turns.window(probability, end))
-        position = self._turns.needed_from(end)
-        if position is not None:
-            self.session.forget(position)
-            self.buffer.release(position)
 
     # --- to the client --------------------------------------------------------------------
 

@@ -234,10 +234,14 @@ class Server:
     ) -> None:
         """Serve one accepted socket to its end."""
         assert self.recognition is not None
-        budget = self.access.budget(identity)
-        connection = Connection(
-            socket, codec, self.recognition, opening, identity, self.tally, key_budget=budget
-        )
+        with self.access.key_share(identity, trio.current_time()) as share:
+            await self._serve(
+                Connection(
+                    socket, codec, self.recognition, opening, identity, self.tally, key_share=share
+                )
+            )
+
+    async def _serve(self, connection: Connection) -> None:
         self.sessions.add(connection)
         log.info("session begins", extra=connection.log_fields)
         try:
