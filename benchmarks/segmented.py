@@ -13,7 +13,8 @@ at once, each begins with another recording. Audio goes out in real time, 80 ms 
 - Word errors: substitutions + deletions + insertions, of all words.
 - CPU: user and system time of the daemon and its engine, in percent of one core.
 
-With `--minutes`, one session goes on for so long, and memory and final latency are told by minute.
+With `--minutes`, one session goes on for so long, and memory and final latency are told once a
+minute, after the recording that ends it.
 """
 
 import argparse
@@ -180,10 +181,10 @@ def resident_mib(pid: int) -> float:
 
 async def endure(server: Server, pid: int, texts: list[Recording], minutes: float) -> None:
     """One session for a long time."""
-    until = time.monotonic() + 60 * minutes
-    print("| minute | memory, MiB | final, s (median, 95 %) | word errors |")
+    began = time.monotonic()
+    until = began + 60 * minutes
+    print("| minutes | memory, MiB | final, s (median, 95 %) | word errors |")
     print("| --- | --- | --- | --- |")
-    minute = 0
     async with session(server.url) as socket:
         while time.monotonic() < until:
             measures, end = Measures(), time.monotonic() + 60
@@ -191,12 +192,10 @@ async def endure(server: Server, pid: int, texts: list[Recording], minutes: floa
                 for recording in texts:
                     await utterance(socket, recording, measures)
                     await asyncio.sleep(_REST_S / 4)
-            minute += 1
-            print(
-                f"| {minute} | {resident_mib(pid):.0f} | {percentile(measures.final, 50):.2f}, "
-                f"{percentile(measures.final, 95):.2f} | {measures.errors / measures.words:.1%} |",
-                flush=True,
-            )
+            passed, memory = (time.monotonic() - began) / 60, resident_mib(pid)
+            final = ", ".join(f"{percentile(measures.final, part):.2f}" for part in (50, 95))
+            wrong = measures.errors / measures.words
+            print(f"| {passed:.1f} | {memory:.0f} | {final} | {wrong:.1%} |", flush=True)
 
 
 def main() -> None:

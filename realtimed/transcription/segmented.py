@@ -182,13 +182,19 @@ class StretchChain:
         speech = self.hearing.track.speech_samples
         if speech(stretch.begin, end) < policy.least_speech or not speech(stretch.decoded_to, end):
             return None
-        due = max(policy.interval, round(self._last_decode * policy.patience))
-        if not stretch.agreement.text:
-            due = policy.interval // 2  # the first words are waited for
         paused = end - self.hearing.quiet_from(stretch.onset, end) >= policy.quiet
-        if end - stretch.decoded_to < due and not paused:
+        if end - stretch.decoded_to < self._due(stretch) and not paused:
             return None
         return Window(stretch.begin, end, final=False, decisive=paused)
+
+    def _due(self, stretch: Stretch) -> int:
+        """How much more audio is worth a decode, in samples."""
+        policy = self.policy
+        if stretch.agreement.text:
+            return max(policy.interval, round(self._last_decode * policy.patience))
+        # The first words are waited for, and it takes several hypotheses until they are sure.
+        first = stretch.decoded_to <= max(stretch.begin, stretch.onset)
+        return policy.interval // 2 if first else max(policy.interval // 4, self._last_decode)
 
     def _settled(self, stretch: Stretch, cut_at: int) -> bool:
         """Whether there is nothing more to hear before the cut."""

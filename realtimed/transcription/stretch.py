@@ -25,8 +25,8 @@ class WindowPolicy:
     """All lengths are samples of audio."""
 
     interval: int
-    """Further audio after which the growing window is decoded again; half of it, as long as no
-    text of the window has been told."""
+    """Further audio after which the growing window is decoded again; half of it for the first time,
+    and a quarter from then on until text of the window has been told."""
     patience: float
     """The same as a multiple of what the last decode took, so that load makes partials rarer."""
     pause: int
