@@ -14,7 +14,7 @@ from realtimed.engine.families import SEGMENTED, STREAMING, Mode
 from realtimed.errors import EngineStartError, InvalidEvent, UnsupportedOption
 from realtimed.wire.codec import Opening
 from realtimed.wire.events import NO_GUIDANCE, Configure, Guidance
-from realtimed.wire.guidance import Served, changed, wished
+from realtimed.wire.guidance import NAMES, Served, changed, to_wire, wished
 from realtimed.wire.mistral import MistralCodec
 from realtimed.wire.openai import OpenAICodec
 from realtimed.wire.vllm import VllmCodec
@@ -139,6 +139,15 @@ def test_hotwords_are_a_list_or_a_string_with_commas() -> None:
     for value in (["Ada", "Grace"], "Ada, Grace"):
         told = changed(NO_GUIDANCE, {"hotwords": value}, FUNASR)
         assert told.hotwords == ("Ada", "Grace")
+
+
+@pytest.mark.parametrize(
+    "told", [NO_GUIDANCE, Guidance("fr"), Guidance("en", "Ada", ("Grace",), 0.5)]
+)
+def test_what_a_client_is_told_to_send_holds_whatever_held_before(told: Guidance) -> None:
+    everything = Served(frozenset(NAMES), frozenset({"en", "fr"}))
+    before = Guidance("fr", "Mary", ("Ada",), 1.0)
+    assert changed(before, to_wire(told), everything) == told
 
 
 def test_openais_wishes_are_followed_where_they_can_be() -> None:
