@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from msgspec import UNSET
@@ -89,6 +90,19 @@ def test_a_model_that_does_not_transcribe_is_refused_with_those_that_do(
         families.choose(SimpleNamespace(model="m"))
     for name in ("LlamaForCausalLM", *SEGMENTED, *STREAMING):
         assert name in str(caught.value)
+
+
+def test_a_class_that_does_not_load_is_told_with_its_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("vllm")
+    missing = ModuleNotFoundError("No module named 'torchvision'", name="torchvision")
+    said = {missing: "needs the library torchvision", RuntimeError("no\nnms"): "loaded: no nms"}
+    refused = ValueError("Model architectures ['Qwen3ASRForConditionalGeneration'] failed")
+    for cause, words in said.items():
+        monkeypatch.setattr(families, "import_module", Mock(side_effect=cause))
+        assert words in str(families.unloadable(refused))
+    assert families.unloadable(ValueError("No KV cache.")) is None
 
 
 def test_vllms_dialect_changes_one_member_and_leaves_the_others() -> None:
