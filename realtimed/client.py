@@ -53,6 +53,7 @@ from realtimed.client_errors import (
     InvalidUrl,
     ModelUnknown,
     NotReachable,
+    OptionRefused,
     ProtocolError,
     Refused,
     ServerError,
@@ -66,11 +67,13 @@ from realtimed.client_errors import (
 from realtimed.client_events import Events, Numbering, Utterance, decode
 from realtimed.wire import vllm
 from realtimed.wire.events import (
+    NO_GUIDANCE,
     Append,
     ClientEvent,
     Commit,
     Configure,
     ErrorOccurred,
+    Guidance,
     ServerEvent,
     ServerVad,
     SessionCreated,
@@ -82,9 +85,11 @@ __all__ = [
     "ClientError",
     "ConnectionLost",
     "Events",
+    "Guidance",
     "InvalidUrl",
     "ModelUnknown",
     "NotReachable",
+    "OptionRefused",
     "ProtocolError",
     "Refused",
     "ServerError",
@@ -210,9 +215,9 @@ class Session:
 
         Used as `async with session.transcribe(...) as events: async for event in events: ...`.
 
-        Raises: `ServerError`, `ModelUnknown`, `ConnectionLost`, `ProtocolError`, and whatever
-        `audio` raises; `ValueError` with turn detection, where it is not for the client to say
-        what is one utterance.
+        Raises: `ServerError`, `ModelUnknown`, `OptionRefused`, `ConnectionLost`,
+        `ProtocolError`, and whatever `audio` raises; `ValueError` with turn detection, where it
+        is not for the client to say what is one utterance.
         """
         if self._detects_turns:
             raise ValueError("With turn detection the server ends utterances: read `events()`.")
@@ -317,6 +322,7 @@ async def connect(
     model: str = "",
     turn_detection: ServerVad | None = None,
     include: AbstractSet[str] = frozenset(),
+    guidance: Guidance = NO_GUIDANCE,
     api_key: str | None = None,
     ca_file: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -329,9 +335,11 @@ async def connect(
     The empty `model` is the one that is served. `turn_detection` lets the server find utterances
     where somebody speaks. `include` asks for more: `"words"` for `start` and `end` of each
     `TextDelta` and `words` of each `UtteranceDone`, `"warnings"` for `Warned`, or
-    `Utterance.warnings`. A model or an option that is not served is reported by the first
-    utterance, since this dialect confirms no choice; servers other than this daemon ignore the
-    options. For `wss`, `ca_file` names a PEM file with the certificates to trust instead of the
+    `Utterance.warnings`. `guidance` tells the recogniser of the speech: its language, text that
+    sets style and spelling, words to be expected, the temperature of sampling; which of them a
+    model takes is in docs/protocol.md. A model or an option that is not served is reported by the
+    first utterance, since this dialect confirms no choice; servers other than this daemon ignore
+    the options. For `wss`, `ca_file` names a PEM file with the certificates to trust instead of the
     system's, and an `ssl_context` decides all of it. `final_timeout_s` bounds the silence, not
     the whole wait, of a server that owes a final.
 
@@ -367,7 +375,12 @@ async def connect(
                         final_timeout_s=final_timeout_s,
                     )
                     await session._send(
-                        Configure(model, turn_detection or UNSET, frozenset(include) or UNSET)
+                        Configure(
+                            model,
+                            turn_detection or UNSET,
+                            frozenset(include) or UNSET,
+                            guidance=UNSET if guidance == NO_GUIDANCE else guidance,
+                        )
                     )
                     yield session
                 finally:

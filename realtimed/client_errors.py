@@ -11,7 +11,7 @@ from typing import ClassVar, NoReturn
 import msgspec
 from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError
 
-from realtimed.errors import ModelNotFound, RealtimedError
+from realtimed.errors import InvalidEvent, ModelNotFound, RealtimedError, UnsupportedOption
 from realtimed.wire.events import ErrorOccurred
 
 
@@ -75,6 +75,12 @@ class ModelUnknown(ServerError):
     exit_code = 6
 
 
+class OptionRefused(ServerError):
+    """An option of the session is not taken here, or not this value of it."""
+
+    exit_code = 6
+
+
 class ProtocolError(ClientError):
     """The server sent something that is not of the dialect."""
 
@@ -91,6 +97,10 @@ class ConnectionLost(ClientError):
         self.reason = reason
 
 
+# Of what this client sends, only the options of a session can be found invalid.
+_REFUSES_AN_OPTION = (UnsupportedOption.code, InvalidEvent.code)
+
+
 def without_query(url: str) -> str:
     # A query may hold a secret, and messages end up in logs.
     return url.partition("?")[0]
@@ -104,6 +114,8 @@ def error_from(event: ErrorOccurred) -> ServerError:
             f"The model is not served here: {said} Leave the model out to use the served one.",
             code=event.code,
         )
+    if event.code in _REFUSES_AN_OPTION:
+        return OptionRefused(f"The server refused an option: {said}", code=event.code)
     return ServerError(f"The server reported an error ({event.code}): {said}", code=event.code)
 
 

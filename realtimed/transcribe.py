@@ -32,7 +32,9 @@ from realtimed.audio_files import (
 )
 from realtimed.client import (
     ClientError,
+    Guidance,
     ModelUnknown,
+    OptionRefused,
     ServerError,
     Session,
     connect,
@@ -56,7 +58,7 @@ exit codes:
   3    the daemon is not there, or what is there is no WebSocket server
   4    the daemon refused: API key (401, 403), path (404) and the like
   5    the daemon is not available now (503, 429); the message says when to try again
-  6    the model is not served
+  6    the model is not served, or does not take an option
   7    a file could not be read; the others were transcribed
   8    the server failed, or the connection was lost
   130  interrupted
@@ -95,6 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("files", nargs="+", metavar="FILE", help="WAV, FLAC or OGG; - is raw PCM16 mono on stdin")
     add("--url", help=f"the daemon (default: $REALTIMED_URL, else {DEFAULT_URL})")
     add("--model", default="", help="model name (default: the one that is served)")
+    add("--language", help="language of the speech, ISO 639-1 (default: the model finds out)")
+    add("--prompt", default="", help="text as if said before: sets style and spelling of names")
+    add("--hotwords", type=_words, default=(), metavar="WORD,...", help="words to be expected")
+    add("--temperature", type=_temperature, default=0.0, help="of sampling, 0 (default) to 2")
     add("--api-key", help="API key; better set in $REALTIMED_API_KEY, where ps does not show it")
     add("--ca-file", metavar="FILE", help="trust these certificates (PEM), not the system's")
     add("--fast", action="store_true", help="send as fast as the daemon takes it, not in real time")
@@ -118,6 +124,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="sound in one message (default: %(default)s)",
     )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 2:
+        raise argparse.ArgumentTypeError("expected a number from 0 to 2")
+    return value
 
 
 def _in_range(low: int, high: int) -> Callable[[str], int]:
@@ -190,7 +210,9 @@ class _Run:
         url = self._args.url or os.environ.get("REALTIMED_URL") or DEFAULT_URL
         api_key = self._args.api_key or os.environ.get("REALTIMED_API_KEY")
         ca_file = self._args.ca_file
-        return connect(url, model=self._args.model, api_key=api_key, ca_file=ca_file)
+        args = self._args
+        guidance = Guidance(args.language, args.prompt, args.hotwords, args.temperature)
+        return connect(url, model=args.model, guidance=guidance, api_key=api_key, ca_file=ca_file)
 
     async def _go_on(self, session: Session) -> None:
         """Transcribe what is left, until the server fails one: its session may be spoilt."""
@@ -200,7 +222,7 @@ class _Run:
                 transcript = await self._transcribe(session, path)
             except AudioFileError as error:
                 self._failed(str(error), EXIT_FILE)
-            except ModelUnknown:
+            except (ModelUnknown, OptionRefused):
                 raise
             except ServerError as error:
                 self._failed(f"{display_name(path)}: {error.message}", error.exit_code)

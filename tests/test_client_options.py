@@ -8,7 +8,7 @@ import trio
 from fake_servers import USAGE, FakeScriptedServer, fake_server, send
 from trio_websocket import WebSocketConnection
 
-from realtimed.client import ServerError, connect
+from realtimed.client import Guidance, OptionRefused, connect
 from realtimed.wire.events import (
     ErrorOccurred,
     ServerVad,
@@ -51,6 +51,22 @@ async def test_connect_asks_for_what_it_was_told_to() -> None:
         "threshold": 0.6,
         "prefix_padding_ms": 300,
         "silence_duration_ms": 500,
+    }
+
+
+async def test_connect_tells_what_it_knows_of_the_speech() -> None:
+    server = FakeScriptedServer()
+    guidance = Guidance("fr", prompt="Ada", hotwords=("Grace",), temperature=0.2)
+    async with fake_server(server) as url, connect(url, guidance=guidance):
+        await server.heard("session.update")
+    [update] = server.received
+    assert update == {
+        "type": "session.update",
+        "model": "",
+        "language": "fr",
+        "prompt": "Ada",
+        "hotwords": ["Grace"],
+        "temperature": 0.2,
     }
 
 
@@ -110,7 +126,7 @@ async def test_an_option_that_is_not_served_is_told_by_the_first_utterance() -> 
 
     async with fake_server(FakeScriptedServer(script)) as url:
         async with connect(url, include={"logprobs"}) as session:
-            with pytest.raises(ServerError) as caught:
+            with pytest.raises(OptionRefused) as caught:
                 async with session.transcribe([CHUNK]) as utterance:
                     await anext(utterance)
     assert caught.value.code == "unsupported_option"

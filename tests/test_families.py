@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from msgspec import UNSET
@@ -14,7 +15,7 @@ from realtimed.engine.families import SEGMENTED, STREAMING, Mode
 from realtimed.errors import EngineStartError, InvalidEvent, UnsupportedOption
 from realtimed.wire.codec import Opening
 from realtimed.wire.events import NO_GUIDANCE, Configure, Guidance
-from realtimed.wire.guidance import Served, changed, wished
+from realtimed.wire.guidance import NAMES, Served, changed, to_wire, wished
 from realtimed.wire.mistral import MistralCodec
 from realtimed.wire.openai import OpenAICodec
 from realtimed.wire.vllm import VllmCodec
@@ -91,6 +92,19 @@ def test_a_model_that_does_not_transcribe_is_refused_with_those_that_do(
         assert name in str(caught.value)
 
 
+def test_a_class_that_does_not_load_is_told_with_its_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("vllm")
+    missing = ModuleNotFoundError("No module named 'torchvision'", name="torchvision")
+    said = {missing: "needs the library torchvision", RuntimeError("no\nnms"): "loaded: no nms"}
+    refused = ValueError("Model architectures ['Qwen3ASRForConditionalGeneration'] failed")
+    for cause, words in said.items():
+        monkeypatch.setattr(families, "import_module", Mock(side_effect=cause))
+        assert words in str(families.unloadable(refused))
+    assert families.unloadable(ValueError("No KV cache.")) is None
+
+
 def test_vllms_dialect_changes_one_member_and_leaves_the_others() -> None:
     codec = VllmCodec(opening(WHISPER))
     update = '{"type":"session.update","model":"","%s":%s}'
@@ -139,6 +153,15 @@ def test_hotwords_are_a_list_or_a_string_with_commas() -> None:
     for value in (["Ada", "Grace"], "Ada, Grace"):
         told = changed(NO_GUIDANCE, {"hotwords": value}, FUNASR)
         assert told.hotwords == ("Ada", "Grace")
+
+
+@pytest.mark.parametrize(
+    "told", [NO_GUIDANCE, Guidance("fr"), Guidance("en", "Ada", ("Grace",), 0.5)]
+)
+def test_what_a_client_is_told_to_send_holds_whatever_held_before(told: Guidance) -> None:
+    everything = Served(frozenset(NAMES), frozenset({"en", "fr"}))
+    before = Guidance("fr", "Mary", ("Ada",), 1.0)
+    assert changed(before, to_wire(told), everything) == told
 
 
 def test_openais_wishes_are_followed_where_they_can_be() -> None:

@@ -8,13 +8,12 @@ import asyncio
 import base64
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import own_transcription
 import pytest
 import trio
 import whisper
@@ -31,11 +30,12 @@ PAUSE = np.zeros(SAMPLE_RATE, np.int16)
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What vLLM's transcription endpoint says, by recording."""
-    answers = tmp_path_factory.mktemp("own") / "answers.json"
-    paths = [str(path) for kind in ("librivox", "cards") for path in whisper.clips(kind).values()]
-    command = [sys.executable, whisper.__file__, str(answers), *paths]
-    subprocess.run(command, check=True, timeout=240, capture_output=True)
-    return {name: text.strip() for name, text in json.loads(answers.read_text()).items()}
+    paths = [path for kind in ("librivox", "cards") for path in whisper.clips(kind).values()]
+    directory = tmp_path_factory.mktemp("own")
+    with own_transcription.running(
+        {NAME: whisper.MODEL}, whisper.ENGINE, whisper.ENVIRONMENT, paths, directory
+    ) as transcription:
+        return transcription.texts(NAME)
 
 
 @pytest.fixture(scope="module")

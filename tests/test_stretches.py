@@ -319,6 +319,15 @@ def test_first_words_are_taken_to_be_in_the_language_of_the_speech_before() -> N
     assert chain.language_for(Window(0, 2 * RATE, final=False)) is None
 
 
+def test_a_language_that_the_model_says_with_the_text_is_told_and_not_asked_for_later() -> None:
+    run = Run(Talk.make([(400, 60)] * 3))
+    window = Window(0, RATE, final=False)
+    run.chain.answered(window, Hypothesis("w0 w1", language="fr"), 0)
+    run.chain.answered(window, Hypothesis("w0 w1 w2"), 0)
+    assert run.chain.spoken_language == "fr"
+    assert run.chain.language_for(window) is None
+
+
 def test_a_language_that_was_asked_for_is_not_detected() -> None:
     chain = Run(Talk.make([(400, 60)]), guidance=Guidance(language="fr")).chain
     assert chain.language_for(Window(0, RATE, final=True)) == "fr"

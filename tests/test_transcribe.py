@@ -48,7 +48,7 @@ class FakeRecogniser:
     def __init__(self, failure: dict[str, str] | None = None, *, close: bool = False) -> None:
         self.failure, self.close = failure, close
         self.requests: list[WebSocketRequest] = []
-        self.models: list[str] = []
+        self.updates: list[dict[str, Any]] = []
         self.append_samples: list[int] = []
         self.heard_audio = trio.Event()
 
@@ -62,8 +62,8 @@ class FakeRecogniser:
 
     async def _answer(self, ws: WebSocketConnection, event: dict[str, Any]) -> None:
         match event:
-            case {"type": "session.update", "model": model}:
-                self.models.append(model)
+            case {"type": "session.update"}:
+                self.updates.append(event)
             case {"audio": audio}:
                 self.append_samples.append((len(audio) * 3 // 4 - audio.count("=")) // 2)
                 self.heard_audio.set()
@@ -303,7 +303,17 @@ async def test_address_key_and_model_come_from_environment_and_options(clip: Pat
         )
     keys = [dict(request.headers)[b"authorization"] for request in server.requests]
     assert keys == [b"Bearer k3y", b"Bearer other"]
-    assert server.models == ["", "m"]
+    assert [update["model"] for update in server.updates] == ["", "m"]
+
+
+async def test_what_is_known_of_the_speech_is_told(clip: Path) -> None:
+    server = FakeRecogniser()
+    told = ("--language", "fr", "--prompt", "Ada", "--hotwords", "a, b", "--temperature", "0.5")
+    async with fake_server(server) as url:
+        assert (await transcribe("--url", url, "--fast", *told, clip)).code == 0
+    [update] = server.updates
+    assert (update["language"], update["prompt"]) == ("fr", "Ada")
+    assert (update["hotwords"], update["temperature"]) == (["a", "b"], 0.5)
 
 
 # --- exit codes ---------------------------------------------------------------------------
@@ -316,6 +326,7 @@ async def test_address_key_and_model_come_from_environment_and_options(clip: Pat
         ["--rate", "0", "-"],
         ["--chunk-ms", "x", "-"],
         ["--format", "xml", "-"],
+        ["--temperature", "3", "-"],
         ["--nonsense", "-"],
     ],
 )
@@ -354,6 +365,16 @@ async def test_an_unknown_model_is_6_and_ends_the_run(clip: Path) -> None:
         result = await transcribe("--url", url, "--model", "x", "--fast", clip, clip)
     assert (result.code, result.out) == (6, "")
     assert "`x`" in one_line(result)
+
+
+@pytest.mark.parametrize("code", ["unsupported_option", "invalid_event"])
+async def test_an_option_that_is_refused_is_6_and_ends_the_run(clip: Path, code: str) -> None:
+    failure = {"error": "Unsupported option: `hotwords`. Served here: model.", "code": code}
+    server = FakeRecogniser(failure)
+    async with fake_server(server) as url:
+        result = await transcribe("--url", url, "--hotwords", "Ada", "--fast", clip, clip)
+    assert (result.code, result.out, len(server.requests)) == (6, "", 1)
+    assert "`hotwords`" in one_line(result)
 
 
 async def test_a_bad_file_is_7_and_the_others_go_on(clip: Path, tmp_path: Path) -> None:

@@ -1,21 +1,12 @@
-"""Whisper base and real speech, where this machine has them, and vLLM's own transcription of it.
-
-    python tests/whisper.py OUT.json CLIP.wav ...
-
-writes what vLLM's transcription endpoint makes of each clip, by the code that serves it
-(`OpenAIServingTranscription`). Importing this module imports no vLLM.
+"""Whisper base and real speech, where this machine has them.
 
 The speech is LibriVox's reading of "Sense and Sensibility" (public domain) and commands of a card
 game, from Debian's package pocketsphinx-testdata (BSD-2-Clause); and synthetic voices in other
 languages from pytest-audioeval (MIT), whose own plugin is not used.
 """
 
-import asyncio
 import importlib.util
-import json
-import os
 import re
-import sys
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,32 +101,3 @@ def engine_flags() -> list[str]:
     for name, value in ENGINE.items():
         flags += [f"--engine.{name.replace('_', '-')}", str(value).lower()]
     return flags
-
-
-async def _transcribe(paths: list[Path]) -> dict[str, str]:
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.entrypoints.openai.models.protocol import BaseModelPath
-    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-    from vllm.entrypoints.speech_to_text.transcription.protocol import TranscriptionRequest
-    from vllm.entrypoints.speech_to_text.transcription.serving import OpenAIServingTranscription
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(MODEL), **ENGINE))
-    models = OpenAIServingModels(engine, [BaseModelPath(name="whisper", model_path=str(MODEL))])
-    serving = OpenAIServingTranscription(engine, models, request_logger=None)
-    said = {}
-    for path in paths:
-        request = TranscriptionRequest.model_construct(
-            model="whisper", language=None, response_format="json", temperature=0.0
-        )
-        answer = await serving.create_transcription(path.read_bytes(), request, None)
-        said[path.stem] = answer.text
-    engine.shutdown()
-    return said
-
-
-if __name__ == "__main__":
-    os.environ.update(ENVIRONMENT, VLLM_LOGGING_LEVEL="ERROR")
-    Path(sys.argv[1]).write_text(
-        json.dumps(asyncio.run(_transcribe(list(map(Path, sys.argv[2:])))))
-    )

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import logging
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -154,8 +155,8 @@ def create_config(
     except EngineStartError:
         raise
     except Exception as error:
-        message = f"vLLM refused the model or its settings: {one_line(error)}"
-        raise EngineStartError(message) from error
+        refused = f"vLLM refused the model or its settings: {one_line(error)}"
+        raise EngineStartError(families.unloadable(error) or refused) from error
     return config
 
 
@@ -179,6 +180,9 @@ def prepare_environment(log_level: str, defaults: Mapping[str, str]) -> None:
     quiet = {} if log_level == "debug" else _QUIET
     for name, value in {**quiet, **defaults}.items():
         os.environ.setdefault(name, value)
+    if log_level != "debug":
+        # Of a model class that does not load it shows a traceback; `families.unloadable` says why.
+        logging.getLogger("vllm.model_executor.models.registry").setLevel(logging.CRITICAL)
     lifeline.be_parent()
     _allow_plugin()
 

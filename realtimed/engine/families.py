@@ -7,6 +7,7 @@ what was before.
 """
 
 from enum import Enum
+from importlib import import_module
 from typing import Any, Final
 
 from realtimed.errors import EngineStartError
@@ -30,6 +31,13 @@ SEGMENTED: Final = (
 )
 """Architectures of vLLM 0.32's registry whose class transcribes, for a message: what decides is the
 class itself. To ask all of them would import each, with libraries that may not be there."""
+
+
+# PyPI's builds of it are for CUDA and fail beside a torch for CPUs.
+_INSTALL: Final = {
+    "torchvision": "pip install torchvision, on a CPU with --index-url "
+    "https://download.pytorch.org/whl/cpu, in the version for the torch that is there"
+}
 
 
 class Mode(Enum):
@@ -56,6 +64,29 @@ def choose(model_config: Any) -> tuple[Mode, Any]:
         f"{model_config.model} is a {cls.__name__}, which does not transcribe speech. Expected one "
         f"of {', '.join(STREAMING)} (streaming), {', '.join(SEGMENTED)} (segmented)."
     )
+
+
+def unloadable(error: Exception) -> str | None:
+    """Why vLLM could not load the class of the model that its `error` names; `None`: it could.
+
+    vLLM looks at a class in a process of its own, and tells of it only that this failed.
+    """
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    for architecture in (*STREAMING, *SEGMENTED):
+        model = ModelRegistry.models.get(architecture)
+        if model is None or f"'{architecture}'" not in str(error):
+            continue
+        try:
+            import_module(model.module_name)
+        except ModuleNotFoundError as missing:
+            return (
+                f"{architecture} needs the library {missing.name}, which is not installed: "
+                f"{_INSTALL.get(str(missing.name), f'pip install {missing.name}')}."
+            )
+        except Exception as broken:  # noqa: BLE001 - whatever its libraries raise, it is told
+            return f"{architecture} cannot be loaded: {' '.join(str(broken).split())}"
+    return None
 
 
 def reason(mode: Mode, architecture: str) -> str:

@@ -13,6 +13,7 @@ vLLM's multimodal processor must not run on two threads at once, so a limiter of
 it. It takes about 10 ms a clip.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
@@ -38,6 +39,7 @@ _TAKES_PROMPT: Final = (
     "WhisperForConditionalGeneration",
 )
 _TAKES_HOTWORDS: Final = ("FunASRForConditionalGeneration",)
+_SAYS_LANGUAGE: Final = ("Qwen3ASRForConditionalGeneration",)
 
 
 class ClipModel:
@@ -67,6 +69,8 @@ class ClipModel:
         self._detokenizer = IncrementalDetokenizer
         self._whisper = _is_a(cls, ("WhisperForConditionalGeneration",))
         self._english_only = self._whisper and _is_english_only(self._model_config)
+        self._says_language = _is_a(cls, _SAYS_LANGUAGE)
+        self._codes = {name: code for code, name in cls.supported_languages.items()}
         detects = bool(cls.supports_explicit_language_detection)
         self.detects_language = detects and not self._english_only
 
@@ -211,7 +215,7 @@ class ClipModel:
             written = said + detokenizer.get_next_output_text(True, False)
             ends.append(len(written))
         text = self._cls.post_process_output(written).strip()
-        begin = written.find(text)
+        begin = written.rfind(text)  # what a class takes off stands before it, and may hold it
         # Where the class changes the text itself, nobody can tell which token wrote what.
         known = zip(ends, logprobs, strict=False) if begin >= 0 else ()
         return Hypothesis(
@@ -220,7 +224,16 @@ class ClipModel:
             len(token_ids),
             complete,
             tuple((end - begin, logprob) for end, logprob in known),
+            self._said_language(written),
         )
+
+    def _said_language(self, written: str) -> str | None:
+        """The language that a model wrote before its text, ISO 639-1, if it is one that does.
+
+        vLLM's interface has no call for it; it takes it off the text.
+        """
+        found = re.match(r"\s*language (\w+)<asr_text>", written) if self._says_language else None
+        return self._codes.get(found[1]) if found else None
 
 
 _ENGLISH_ONLY: Final = "<|startoftranscript|><|notimestamps|>"

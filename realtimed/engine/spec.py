@@ -124,3 +124,5 @@ class Hypothesis:
     """False: it was cut off at its longest length, and so may have got stuck."""
     tokens: tuple[tuple[int, float], ...] = ()
     """Where in `text` each token ends, and its log probability; none where that is not known."""
+    language: str | None = None
+    """ISO 639-1, where the model says it with the text."""

@@ -51,6 +51,8 @@ class StretchChain:
     completion_tokens: int = 0
     language: str | None = None
     """What was detected last; before the first time, in the utterance before."""
+    said_language: str | None = None
+    """What the model said last with its text. It is asked for nothing of that kind later."""
     current: Stretch = field(init=False)
     _next_from: int = field(init=False)
     """The first place where the next stretch may begin."""
@@ -139,6 +141,7 @@ class StretchChain:
         """What the engine heard in a window, after `took` samples of time; the text it adds."""
         self.prompt_tokens += heard.prompt_tokens
         self.completion_tokens += heard.completion_tokens
+        self.said_language = heard.language or self.said_language
         self._last_decode = took
         text = heard.text if heard.complete else agreement.without_loop(heard.text)
         text = agreement.speech(text)
@@ -234,7 +237,7 @@ class StretchChain:
     @property
     def spoken_language(self) -> str | None:
         """The language that was asked for, or that was detected, if there is any text."""
-        told = self.utterance.guidance.language or self.language
+        told = self.utterance.guidance.language or self.said_language or self.language
         return told if self._last_character else None
 
     # --- from stretch to stretch ------------------------------------------------------------

@@ -61,6 +61,14 @@ def changed(now: Guidance, fields: Mapping[str, Any], served: Served) -> Guidanc
     return structs.replace(now, **members)
 
 
+def to_wire(told: Guidance | UnsetType) -> dict[str, Any]:
+    """The fields that make `changed` give `told`, whatever held before; none for `UNSET`."""
+    if isinstance(told, UnsetType):
+        return {}
+    members = structs.asdict(told).items()
+    return {name: None if value == getattr(NO_GUIDANCE, name) else value for name, value in members}
+
+
 def wished(
     served: Served, language: Any = None, prompt: Any = None, hotwords: Any = None
 ) -> Guidance | UnsetType:

@@ -45,7 +45,7 @@ from realtimed.wire.events import (
     Warned,
     Word,
 )
-from realtimed.wire.guidance import ONLY_WORDS, Served, changed
+from realtimed.wire.guidance import ONLY_WORDS, Served, changed, to_wire
 
 NAME: Final = "vllm"
 SAMPLE_RATE: Final = 16_000
@@ -57,6 +57,15 @@ class _SessionUpdate(msgspec.Struct, tag_field="type", tag="session.update", gc=
     model: str | None = None
     turn_detection: Any = UNSET
     include: Any = UNSET
+
+
+class _GuidedUpdate(_SessionUpdate, tag="session.update", gc=False):
+    """As a client sends it; what it brings is read by `vllm_options` and `guidance`."""
+
+    language: Any = UNSET
+    prompt: Any = UNSET
+    hotwords: Any = UNSET
+    temperature: Any = UNSET
 
 
 class _Append(msgspec.Struct, tag_field="type", tag="input_audio_buffer.append", gc=False):
@@ -318,10 +327,11 @@ def encode_client(event: ClientEvent) -> bytes:
             return _ENCODER.encode(_Commit(event.final))
         case Configure():
             return _ENCODER.encode(
-                _SessionUpdate(
+                _GuidedUpdate(
                     event.model,
                     vllm_options.turn_detection_to_wire(event.turn_detection),
                     vllm_options.include_to_wire(event.include),
+                    **to_wire(event.guidance),
                 )
             )
         case Clear() | Finish():
