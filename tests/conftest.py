@@ -1,15 +1,27 @@
 """Shared fixtures: one real daemon on the bundled model serves most of the tests."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from daemon_process import DaemonProcess
 from secure_daemon import SecureDaemon, start_secure_daemon
+
+# Each run tries the same examples. `--hypothesis-profile explore` looks for others.
+settings.register_profile("explore", deadline=None)
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
+
+# Programs under test are interrupted; where SIGINT is ignored, as in a shell's background jobs,
+# they would inherit that. What has a handler is back at its default in them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
