@@ -28,7 +28,7 @@ def keys(text: str) -> list[str]:
 
 def told(hypotheses: list[str], final: str) -> tuple[list[str], LocalAgreement]:
     agreement = LocalAgreement()
-    deltas = [agreement.hypothesis(text) for text in hypotheses]
+    deltas = [agreement.hypothesis(text, 0) for text in hypotheses]
     return [*deltas, agreement.final(final)], agreement
 
 
@@ -36,7 +36,7 @@ def told(hypotheses: list[str], final: str) -> tuple[list[str], LocalAgreement]:
 def test_every_delta_is_a_slice_of_the_hypothesis_that_brought_it(hypotheses: list[str]) -> None:
     agreement = LocalAgreement()
     for text in hypotheses:
-        assert agreement.hypothesis(text) in text
+        assert agreement.hypothesis(text, 0) in text
 
 
 @given(_HYPOTHESES)
@@ -45,7 +45,7 @@ def test_only_what_two_hypotheses_in_a_row_say_is_told_before_the_final(
 ) -> None:
     agreement, earlier = LocalAgreement(), ""
     for text in hypotheses:
-        delta = keys(agreement.hypothesis(text))
+        delta = keys(agreement.hypothesis(text, 0))
         joined = "\0".join(keys(earlier))
         assert "\0".join(delta) in joined
         earlier = text
@@ -103,26 +103,33 @@ def tokens_of(text: str, unsure: str = "") -> list[tuple[int, float]]:
     return [(end, -2.0 if word == unsure else -0.1) for end, word in zip(ends, words, strict=True)]
 
 
-def test_a_word_that_the_model_is_not_sure_of_is_told_when_four_hypotheses_say_it() -> None:
+def test_a_word_that_the_model_is_not_sure_of_is_told_when_it_was_said_for_two_seconds() -> None:
     agreement = LocalAgreement()
     text = "howdy mary to more"
-    deltas = [agreement.hypothesis(text, tokens_of(text, "mary")) for _ in range(4)]
+    deltas = [agreement.hypothesis(text, at, tokens_of(text, "mary")) for at in (1, 1.5, 2.9, 3)]
     assert deltas == ["", "howdy", "", " mary to more"]
+
+
+def test_two_seconds_begin_anew_when_something_else_was_heard() -> None:
+    agreement = LocalAgreement()
+    text = "howdy mary"
+    for at, heard in ((1, text), (2, "had he married"), (2.5, text), (3, text)):
+        assert agreement.hypothesis(heard, at, tokens_of(heard, heard.split()[0])) == ""
 
 
 def test_both_hypotheses_are_sure_of_a_word_that_is_told() -> None:
     agreement = LocalAgreement()
     text = "had he married"
-    agreement.hypothesis(text, tokens_of(text, "had"))
-    assert agreement.hypothesis(text, tokens_of(text)) == ""
-    assert agreement.hypothesis(text, tokens_of(text)) == "had he married"
+    agreement.hypothesis(text, 1, tokens_of(text, "had"))
+    assert agreement.hypothesis(text, 1.5, tokens_of(text)) == ""
+    assert agreement.hypothesis(text, 2, tokens_of(text)) == "had he married"
 
 
 def test_doubt_about_punctuation_does_not_count() -> None:
     agreement = LocalAgreement()
     text, tokens = "yes, no", [(3, -0.1), (4, -3.0), (7, -0.1)]
-    agreement.hypothesis(text, tokens)
-    assert agreement.hypothesis(text, tokens) == "yes, no"
+    agreement.hypothesis(text, 1, tokens)
+    assert agreement.hypothesis(text, 1.5, tokens) == "yes, no"
 
 
 @given(_HYPOTHESES, st.lists(st.tuples(st.integers(0, 60), st.floats(-5, 0)), max_size=12))
@@ -130,8 +137,8 @@ def test_under_doubt_every_delta_is_a_slice_of_the_hypothesis_that_brought_it(
     hypotheses: list[str], tokens: list[tuple[int, float]]
 ) -> None:
     agreement = LocalAgreement()
-    for text in hypotheses:
-        assert agreement.hypothesis(text, sorted(tokens)) in text
+    for second, text in enumerate(hypotheses):
+        assert agreement.hypothesis(text, second, sorted(tokens)) in text
 
 
 def test_case_and_punctuation_do_not_count_as_a_contradiction() -> None:
@@ -141,16 +148,16 @@ def test_case_and_punctuation_do_not_count_as_a_contradiction() -> None:
 
 def test_punctuation_behind_the_last_word_waits_for_what_follows() -> None:
     agreement = LocalAgreement()
-    agreement.hypothesis("It was.")
-    assert agreement.hypothesis("It was.") == "It was"
-    assert agreement.hypothesis("It was fine today.") == ""
+    agreement.hypothesis("It was.", 0)
+    assert agreement.hypothesis("It was.", 0) == "It was"
+    assert agreement.hypothesis("It was fine today.", 0) == ""
     assert agreement.final("It was fine today.") == " fine today."
 
 
 def test_a_script_without_spaces_is_compared_by_characters() -> None:
     agreement = LocalAgreement()
-    assert agreement.hypothesis("今天天") == ""
-    assert agreement.hypothesis("今天天气") == "今天天"
+    assert agreement.hypothesis("今天天", 0) == ""
+    assert agreement.hypothesis("今天天气", 0) == "今天天"
     assert agreement.final("今天天气很好。") == "气很好。"
 
 

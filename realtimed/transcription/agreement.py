@@ -9,8 +9,8 @@ Compared are words without their case and punctuation, or characters where a scr
 Told are slices of a hypothesis as it was written. Punctuation behind the last agreed word waits for
 what follows it, since the end of a window looks like the end of a sentence.
 
-Words that the recogniser was not sure of need more hypotheses: a beginning that is wrong is often
-heard wrong twice, but seldom with confidence.
+Words that the recogniser was not sure of need more than that: a beginning that is wrong is often
+heard wrong twice, but seldom with confidence, and seldom for two seconds.
 
 A later hypothesis may contradict what is committed. An alignment of least edit distance then tells
 where in it the committed words end; it goes on from there.
@@ -28,8 +28,8 @@ _NOT_SPEECH: Final = re.compile(r"\[[^\]]*\]|\([^)]*\)|（[^）]*）|【[^】]*�
 """What recognisers write for sounds: [BLANK_AUDIO], (water running), *coughs*."""
 _SURE: Final = math.log(0.4)
 """A token of which the model itself is less sure is not told when it was said but twice."""
-_TIMES: Final = 4
-"""So many hypotheses in a row say the same before such a one is told."""
+_DOUBT_S: Final = 2.0
+"""All hypotheses say such a one while the window grows by so many seconds, before it is told."""
 _LONGEST_PERIOD: Final = 12
 _REPETITIONS: Final = 4
 
@@ -51,8 +51,8 @@ class _Heard(NamedTuple):
 
     key: str
     sure: bool
-    times: int
-    """In so many hypotheses in a row it was the same, and so was all before it."""
+    since: float
+    """Of all hypotheses in a row that said it, and all before it, where the first window ended."""
 
 
 class LocalAgreement:
@@ -64,10 +64,13 @@ class LocalAgreement:
         self.text = ""
         """What is committed, as the last hypothesis that has all of it writes it."""
 
-    def hypothesis(self, text: str, tokens: Sequence[tuple[int, float]] = ()) -> str:
+    def hypothesis(
+        self, text: str, heard_s: float, tokens: Sequence[tuple[int, float]] = ()
+    ) -> str:
         """Take one more hypothesis; the text that is committed by it, often none.
 
-        `tokens`: where in `text` each token ends, and its log probability.
+        `heard_s`: where the window ends, in seconds. `tokens`: where in `text` each token ends, and
+        its log probability.
         """
         said = units(text)
         keys = [unit.key for unit in said]
@@ -76,12 +79,12 @@ class LocalAgreement:
         earlier = self._earlier[aligned(self._committed, before) :]
         same = _common(keys[begin:], [heard.key for heard in earlier])
         unsure = _unsure(said, tokens)
-        now = [_Heard(key, number not in unsure, 1) for number, key in enumerate(keys)]
+        now = [_Heard(key, number not in unsure, heard_s) for number, key in enumerate(keys)]
         for at, last in enumerate(earlier[:same], begin):
-            now[at] = now[at]._replace(times=last.times + 1)
+            now[at] = now[at]._replace(since=last.since)
         agreed = begin
         for last in earlier[:same]:
-            if not (last.sure and now[agreed].sure) and now[agreed].times < _TIMES:
+            if not (last.sure and now[agreed].sure) and heard_s - last.since < _DOUBT_S:
                 break
             agreed += 1
         self._committed += keys[begin:agreed]

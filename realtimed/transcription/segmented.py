@@ -149,7 +149,8 @@ class StretchChain:
         stretch.decoded_to, stretch.latest = window.end, text
         if window.final:
             return self._say_rest(stretch)
-        return self._timed(stretch, stretch.agreement.hypothesis(text, heard.tokens))
+        heard_s = window.end / self.model.sample_rate
+        return self._timed(stretch, stretch.agreement.hypothesis(text, heard_s, heard.tokens))
 
     def settle(self) -> TimedText | None:
         """Tell the rest of a stretch that is cut and needs no decode any more."""
