@@ -1,6 +1,6 @@
 """Latency of a segmented model on this machine: first words and finals, at several loads.
 
-    python -m benchmarks.segmented MODEL [--sessions 1 2 4 8] [--rounds 2] [--minutes 0]
+    python -m benchmarks.segmented MODEL [--sessions 1 2 4 8] [--rounds 2] [--minutes 0] [--speed 1]
         [--data DIR] [--engine.NAME VALUE ...]
 
 Each session is somebody who reads the LibriVox recordings of Debian's pocketsphinx-testdata one
@@ -14,7 +14,7 @@ at once, each begins with another recording. Audio goes out in real time, 80 ms 
 - CPU: user and system time of the daemon and its engine, in percent of one core.
 
 With `--minutes`, one session goes on for so long, and memory and final latency are told once a
-minute, after the recording that ends it.
+minute, after the recording that ends it. `--speed` is then how much faster than speech it is sent.
 """
 
 import argparse
@@ -112,8 +112,11 @@ async def read_aloud(url: str, texts: Sequence[Recording], measures: Measures) -
             await asyncio.sleep(_REST_S)
 
 
-async def utterance(socket: Any, recording: Recording, measures: Measures) -> None:
-    """Speak one recording in real time, and measure what comes back."""
+async def utterance(
+    socket: Any, recording: Recording, measures: Measures, speed: float = 1.0
+) -> None:
+    """Speak one recording, `speed` times as fast as it was, and measure what comes back."""
+    chunk_s = CHUNK_S / speed
     deltas: list[tuple[float, str]] = []
     done: asyncio.Future[tuple[float, str]] = asyncio.get_running_loop().create_future()
 
@@ -132,7 +135,7 @@ async def utterance(socket: Any, recording: Recording, measures: Measures) -> No
     await socket.send('{"type":"input_audio_buffer.commit"}')
     began = time.monotonic()
     for number, message in enumerate(append_messages(recording.audio)):
-        await asyncio.sleep(max(0.0, began + (number + 1) * CHUNK_S - time.monotonic()))
+        await asyncio.sleep(max(0.0, began + (number + 1) * chunk_s - time.monotonic()))
         await socket.send(message)
     await socket.send('{"type":"input_audio_buffer.commit","final":true}')
     committed = time.monotonic()
@@ -141,7 +144,7 @@ async def utterance(socket: Any, recording: Recording, measures: Measures) -> No
     spoken = words(recording.text)
     measures.final.append(finished - committed)
     if deltas:
-        measures.first.append(deltas[0][0] - (began + (recording.onset + 1) * CHUNK_S))
+        measures.first.append(deltas[0][0] - (began + (recording.onset + 1) * chunk_s))
     measures.words += len(spoken)
     measures.early += len(words("".join(delta for at, delta in deltas if at < committed)))
     measures.errors += errors(words(text), spoken)
@@ -179,7 +182,9 @@ def resident_mib(pid: int) -> float:
     return total / 1024
 
 
-async def endure(server: Server, pid: int, texts: list[Recording], minutes: float) -> None:
+async def endure(
+    server: Server, pid: int, texts: list[Recording], minutes: float, speed: float
+) -> None:
     """One session for a long time."""
     began = time.monotonic()
     until = began + 60 * minutes
@@ -190,7 +195,7 @@ async def endure(server: Server, pid: int, texts: list[Recording], minutes: floa
             measures, end = Measures(), time.monotonic() + 60
             while time.monotonic() < end:
                 for recording in texts:
-                    await utterance(socket, recording, measures)
+                    await utterance(socket, recording, measures, speed)
                     await asyncio.sleep(_REST_S / 4)
             passed, memory = (time.monotonic() - began) / 60, resident_mib(pid)
             final = ", ".join(f"{percentile(measures.final, part):.2f}" for part in (50, 95))
@@ -205,6 +210,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=0)
+    parser.add_argument("--speed", type=float, default=1)
     parser.add_argument("--data", type=Path, default=_DATA)
     options, flags = parser.parse_known_args()
     texts = recordings(options.data)
@@ -222,7 +228,7 @@ def main() -> None:
             cpu = (total_cpu_s(server.serving_pid) - used) / (time.monotonic() - began)
             print(row(sessions, measures, 100 * cpu), flush=True)
         if options.minutes:
-            asyncio.run(endure(server, server.serving_pid, texts, options.minutes))
+            asyncio.run(endure(server, server.serving_pid, texts, options.minutes, options.speed))
 
 
 def total_cpu_s(pid: int) -> float:
