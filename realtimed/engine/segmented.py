@@ -126,31 +126,25 @@ class ClipModel:
     def encode(self, request_id: str, clip: Clip) -> Any:
         """The `EngineCoreRequest` that transcribes a clip, or the rest of it behind what is `said`.
 
-        That is for a model that `continues`.
+        That is for a model that `continues`. Where it leaves no room within the model's length, the
+        clip is transcribed whole; previous text gives way to it.
         """
-        guidance, asked = clip.guidance, clip.guidance.prompt
+        # No more than the sampled token's own: 0 beside it.
+        request = self._request(
+            request_id, self._prompt(clip), temperature=clip.guidance.temperature, logprobs=0
+        )
+        longest, task = self._model_config.max_model_len, list(request.prompt_token_ids)
+        room = longest - len(task) - _TOKENS_A_CLIP
+        said = self._text_ids(clip.said)
+        if len(said) > room:
+            said = []
         previous: list[int] = []
         if self._whisper:
-            previous, asked = self._previous_text(guidance.prompt), ""
-        prompt = self._cls.get_generation_prompt(
-            self._params(
-                audio=clip.audio,
-                stt_config=self._stt,
-                model_config=self._model_config,
-                language="en" if self._english_only else clip.language,
-                hotwords=", ".join(guidance.hotwords) or None,
-                request_prompt=asked,
-            )
-        )
-        if self._english_only:
-            prompt = {**prompt, "decoder_prompt": {"prompt": _ENGLISH_ONLY}}
-        # No more than the sampled token's own: 0 beside it.
-        request = self._request(request_id, prompt, temperature=guidance.temperature, logprobs=0)
-        said = self._text_ids(clip.said)
-        request.prompt_token_ids = [*previous, *request.prompt_token_ids, *said]
-        room = self._model_config.max_model_len - len(request.prompt_token_ids)
+            previous = self._previous_text(clip.guidance.prompt, room - len(said))
+        request.prompt_token_ids = [*previous, *task, *said]
         wanted = round(len(clip.audio) / self.sample_rate * _TOKENS_A_SECOND) + _TOKENS_A_CLIP
-        request.sampling_params.max_tokens = max(1, min(wanted - len(said), room))
+        left = longest - len(request.prompt_token_ids)
+        request.sampling_params.max_tokens = max(1, min(wanted - len(said), left))
         return request
 
     def encode_detection(self, request_id: str, audio: NDArray[np.float32]) -> Any:
@@ -163,20 +157,38 @@ class ClipModel:
             allowed_token_ids=self._cls.get_language_token_ids(self._tokenizer),
         )
 
+    def _prompt(self, clip: Clip) -> Any:
+        """What the model class asks its model, but for what stands before and behind it here."""
+        guidance = clip.guidance
+        prompt = self._cls.get_generation_prompt(
+            self._params(
+                audio=clip.audio,
+                stt_config=self._stt,
+                model_config=self._model_config,
+                language="en" if self._english_only else clip.language,
+                hotwords=", ".join(guidance.hotwords) or None,
+                request_prompt="" if self._whisper else guidance.prompt,
+            )
+        )
+        if self._english_only:
+            prompt = {**prompt, "decoder_prompt": {"prompt": _ENGLISH_ONLY}}
+        return prompt
+
     def _request(self, request_id: str, prompt: Any, **sampling: Any) -> Any:
         (rendered,) = self._renderer.render_cmpl([self._parse(self._model_config, prompt)])
         params = self._sampling(output_kind=self._deltas, **sampling)
         return self._processor.process_inputs(request_id, rendered, params, _TASKS)
 
-    def _previous_text(self, prompt: str) -> list[int]:
+    def _previous_text(self, prompt: str, room: int) -> list[int]:
         """Whisper's tokens for text that was said before; the last of them, if it is long.
 
-        At most half of the model's length less one, as Whisper was trained.
+        With the token that begins it, at most `room` and half of the model's length, as Whisper was
+        trained.
         """
         ids = self._text_ids(" ".join(prompt.split()))
-        if not ids:
+        most = min(self._model_config.max_model_len // 2, room) - 1
+        if not ids or most < 1:
             return []
-        most = self._model_config.max_model_len // 2 - 1
         return [self._tokenizer.convert_tokens_to_ids("<|startofprev|>"), *ids[-most:]]
 
     def _text_ids(self, text: str) -> list[int]:
@@ -205,9 +217,12 @@ class ClipModel:
     ) -> Hypothesis:
         """What a transcription's tokens say, cleaned as the model class cleans it.
 
-        `said`: the beginning that the tokens go on from. `complete`: the last token is the one that
-        ended it, which is no text.
+        `said`: the beginning that the tokens go on from, if the request has it. `complete`: the
+        last token is the one that ended it, which is no text.
         """
+        beginning = self._text_ids(said)
+        if beginning and list(request.prompt_token_ids[-len(beginning) :]) != beginning:
+            said = ""
         written, ends = said, []
         detokenizer = self._detokenizer.from_new_request(self._tokenizer, request)
         for token in token_ids[:-1] if complete else token_ids:
