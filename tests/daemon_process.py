@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,14 @@ class Counts:
     connections: int
     sessions: int
     requests: int
+
+
+def engine_flags(engine: Mapping[str, object]) -> list[str]:
+    """Engine arguments as flags of `realtimed serve`."""
+    flags = []
+    for name, value in engine.items():
+        flags += [f"--engine.{name.replace('_', '-')}", str(value).lower()]
+    return flags
 
 
 class DaemonProcess:

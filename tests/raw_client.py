@@ -79,3 +79,32 @@ async def raw_client(url: str, *, update: bool = True) -> AsyncIterator[RawClien
         if update:
             await client.update()
         yield client
+
+
+async def live_utterance(
+    url: str, samples: Pcm16, *, paced: bool, **update: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """One utterance of a session with this `update`, heard while it is spoken.
+
+    Its `transcription.done`, and the deltas that came before its commit. Unless `paced`, it is sent
+    at once.
+    """
+    async with raw_client(url, update=False) as client:
+        await client.send(type="session.update", **update)
+        await client.commit()
+        deltas: list[str] = []
+        early = 0
+
+        async def speak() -> None:
+            nonlocal early
+            await client.speak(samples, chunk=1_280 if paced else len(samples), paced=paced)
+            early = len(deltas)
+            await client.commit(final=True)
+
+        async with trio.open_nursery() as nursery:  # ends when all is spoken
+            nursery.start_soon(speak)
+            while (event := await client.receive())["type"] != "transcription.done":
+                assert event["type"] == "transcription.delta", event
+                deltas.append(event["delta"])
+        assert "".join(deltas) == event["text"]
+        return event, deltas[:early]

@@ -5,7 +5,7 @@ Needs numpy only, so that a reference run in another process makes the very same
 
 import json
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -97,12 +97,16 @@ def case_audio(seed: int, n_samples: int) -> Pcm16:
 
 def word_errors(reference: str, hypothesis: str) -> int:
     """The fewest words to substitute, insert or delete to turn one text into the other."""
-    wanted, found = reference.split(), hypothesis.split()
+    return edit_distance(reference.split(), hypothesis.split())
+
+
+def edit_distance(wanted: Sequence[str], found: Sequence[str]) -> int:
+    """The same of any units."""
     row = list(range(len(found) + 1))
-    for i, word in enumerate(wanted, 1):
+    for i, unit in enumerate(wanted, 1):
         diagonal, row[0] = row[0], i
         for j, other in enumerate(found, 1):
-            substituted = diagonal + (word != other)
+            substituted = diagonal + (unit != other)
             diagonal = row[j]
             row[j] = min(substituted, row[j] + 1, row[j - 1] + 1)
     return row[-1]

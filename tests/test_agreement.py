@@ -5,6 +5,7 @@ import string
 
 from hypothesis import given
 from hypothesis import strategies as st
+from speech import edit_distance
 
 from realtimed.transcription.agreement import (
     LocalAgreement,
@@ -75,20 +76,8 @@ def test_a_final_adds_no_word_that_is_not_in_it(hypotheses: list[str], final: st
 @given(st.lists(st.text("ab", max_size=1)), st.lists(st.text("ab", max_size=1)))
 def test_an_alignment_is_a_cut_of_least_edit_distance(before: list[str], now: list[str]) -> None:
     cut = aligned(before, now)
-    best = min(_distance(before, now[:end]) for end in range(len(now) + 1))
-    assert _distance(before, now[:cut]) == best
-
-
-def _distance(one: list[str], other: list[str]) -> int:
-    row = list(range(len(other) + 1))
-    for number, left in enumerate(one, 1):
-        last, row[0] = row[0], number
-        for column, right in enumerate(other, 1):
-            last, row[column] = (
-                row[column],
-                min(last + (left != right), row[column] + 1, row[column - 1] + 1),
-            )
-    return row[-1]
+    best = min(edit_distance(before, now[:end]) for end in range(len(now) + 1))
+    assert edit_distance(before, now[:cut]) == best
 
 
 def test_a_word_that_was_told_otherwise_is_not_said_again() -> None:

@@ -103,10 +103,7 @@ async def test_it_hears_as_well_and_goes_on_from_any_beginning_of_the_text(
 async def transcribe(url: str, audio: Pcm16) -> str:
     async with raw_client(url, update=False) as client:
         await client.update("")
-        await client.commit()
-        await client.speak(audio)
-        await client.commit(final=True)
-        text: str = (await client.until_terminal())[-1]["text"]
+        text: str = (await client.utterance(audio))["text"]
         return text
 
 

@@ -17,9 +17,9 @@ import own_transcription
 import pytest
 import trio
 import whisper
-from daemon_process import DaemonProcess
-from raw_client import raw_client
-from speech import SAMPLE_RATE, Pcm16
+from daemon_process import DaemonProcess, engine_flags
+from raw_client import live_utterance, raw_client
+from speech import SAMPLE_RATE, Pcm16, edit_distance
 
 pytestmark = [whisper.needs_whisper, whisper.needs_speech]
 
@@ -43,7 +43,7 @@ def daemon(own: dict[str, str]) -> Iterator[DaemonProcess]:
     """Started when the other engine is gone: two would share the cores."""
     process = DaemonProcess(
         str(whisper.MODEL),
-        *("--served-model-name", NAME, *whisper.engine_flags()),
+        *("--served-model-name", NAME, *engine_flags(whisper.ENGINE)),
         *("--limits.engine-hang-s", "60", "--limits.stall-s", "20"),
         environment=whisper.ENVIRONMENT,
     )
@@ -57,25 +57,8 @@ async def transcribe(
     daemon: DaemonProcess, audio: Pcm16, *, paced: bool = False, **options: Any
 ) -> tuple[str, list[str]]:
     """One utterance; its text, and the deltas of it that came before it was committed."""
-    async with raw_client(daemon.url, update=False) as client:
-        await client.send(type="session.update", model=NAME, **options)
-        await client.commit()
-        deltas: list[str] = []
-        early = 0
-
-        async def speak() -> None:
-            nonlocal early
-            await client.speak(audio, chunk=1_280 if paced else len(audio), paced=paced)
-            early = len(deltas)
-            await client.commit(final=True)
-
-        async with trio.open_nursery() as nursery:  # ends when all is spoken
-            nursery.start_soon(speak)
-            while (event := await client.receive())["type"] != "transcription.done":
-                assert event["type"] == "transcription.delta", event
-                deltas.append(event["delta"])
-        assert "".join(deltas) == event["text"]
-        return event["text"], deltas[:early]
+    done, early = await live_utterance(daemon.url, audio, paced=paced, model=NAME, **options)
+    return done["text"], early
 
 
 def test_the_log_says_how_the_model_is_served_and_why(daemon: DaemonProcess) -> None:
@@ -134,7 +117,7 @@ async def test_speech_is_written_in_the_language_that_it_is_spoken_in(
     async def one(audio: Pcm16, text: str) -> None:
         said, _ = await transcribe(daemon, audio)
         spoken, written = ("".join(whisper.words(one)) for one in (text, said))
-        assert whisper.distance(spoken, written) <= len(spoken) * 0.3, said
+        assert edit_distance(spoken, written) <= len(spoken) * 0.3, said
 
     async with trio.open_nursery() as nursery:  # ends when all are transcribed
         for audio, text in recordings:

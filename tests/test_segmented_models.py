@@ -20,8 +20,8 @@ import own_transcription
 import pytest
 import trio
 import whisper
-from daemon_process import DaemonProcess
-from raw_client import raw_client
+from daemon_process import DaemonProcess, engine_flags
+from raw_client import live_utterance, raw_client
 from speech import SAMPLE_RATE, SAMPLES, Pcm16, load_sample
 from trio_websocket import open_websocket_url
 
@@ -30,6 +30,7 @@ from realtimed.client import Guidance, OptionRefused, connect
 pytest.importorskip("vllm")
 
 ENGINE: dict[str, Any] = {**whisper.ENGINE, "dtype": "float32", "max_num_seqs": 4}
+NAME = "mini"
 MISTRAL = "/v1/audio/transcriptions/realtime"
 STAND_IN = Path(__file__).parent / "torchvision_stand_in"
 HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
@@ -63,13 +64,8 @@ def write_clips(directory: Path) -> list[Path]:
 
 def start(model: Path) -> DaemonProcess:
     """A daemon on `model`, not ready yet."""
-    flags = [word for key, value in ENGINE.items() for word in flag(key, value)]
-    named = (str(model), "--served-model-name", "mini")
-    return DaemonProcess(*named, *flags, environment=ENVIRONMENT)
-
-
-def flag(key: str, value: Any) -> tuple[str, str]:
-    return f"--engine.{key.replace('_', '-')}", str(value).lower()
+    named = (str(model), "--served-model-name", NAME)
+    return DaemonProcess(*named, *engine_flags(ENGINE), environment=ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")
@@ -119,25 +115,7 @@ async def transcribe(
     daemon: DaemonProcess, audio: Pcm16, *, paced: bool = False, **options: Any
 ) -> tuple[dict[str, Any], list[str]]:
     """One utterance; its `transcription.done`, and the deltas that came before its commit."""
-    async with raw_client(daemon.url, update=False) as client:
-        await client.send(type="session.update", model="mini", **options)
-        await client.commit()
-        deltas: list[str] = []
-        early = 0
-
-        async def speak() -> None:
-            nonlocal early
-            await client.speak(audio, chunk=1_280 if paced else len(audio), paced=paced)
-            early = len(deltas)
-            await client.commit(final=True)
-
-        async with trio.open_nursery() as nursery:  # ends when all is spoken
-            nursery.start_soon(speak)
-            while (event := await client.receive())["type"] != "transcription.done":
-                assert event["type"] == "transcription.delta", event
-                deltas.append(event["delta"])
-        assert "".join(deltas) == event["text"]
-        return event, deltas[:early]
+    return await live_utterance(daemon.url, audio, paced=paced, model=NAME, **options)
 
 
 async def nothing_left(daemon: DaemonProcess) -> None:
@@ -205,7 +183,7 @@ async def test_what_the_model_does_not_take_is_refused_by_name(
     daemon: DaemonProcess, options: dict[str, Any], code: str, named: str
 ) -> None:
     async with raw_client(daemon.url, update=False) as client:
-        await client.send(type="session.update", model="mini", **options)
+        await client.send(type="session.update", model=NAME, **options)
         error = await client.receive()
         assert (error["type"], error["code"]) == ("error", code)
         assert named in error["error"]
@@ -247,7 +225,7 @@ async def test_mistrals_dialect_tells_the_language(
 
 async def test_a_client_that_vanishes_leaves_no_request_behind(daemon: DaemonProcess) -> None:
     async with raw_client(daemon.url, update=False) as client:
-        await client.send(type="session.update", model="mini")
+        await client.send(type="session.update", model=NAME)
         await client.commit()
         await client.speak(load_sample("minute")[: round(1.5 * SAMPLE_RATE)], paced=True)
     await nothing_left(daemon)
@@ -334,7 +312,7 @@ async def test_whisper_for_english_only_takes_no_other_language(
     # Two tokens ask for a transcript, and none for a language.
     assert unasked["usage"]["prompt_tokens"] == 2
     async with raw_client(daemons["english"].url, update=False) as client:
-        await client.send(type="session.update", model="mini", language="fr")
+        await client.send(type="session.update", model=NAME, language="fr")
         error = await client.receive()
         assert error["code"] == "unsupported_option"
         assert error["error"].endswith("Served here: en.")

@@ -8,13 +8,12 @@ languages from pytest-audioeval (MIT), whose own plugin is not used.
 import importlib.util
 import re
 import wave
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from speech import SAMPLE_RATE, Pcm16
+from speech import SAMPLE_RATE, Pcm16, edit_distance
 
 MODEL = Path(__file__).parent.parent.parent / "shared" / "whisper-base"
 DATA = Path("/usr/share/pocketsphinx/test/data")
@@ -81,23 +80,4 @@ def words(text: str) -> list[str]:
 
 def errors(said: str, text: str) -> int:
     """Words inserted, left out and replaced."""
-    return distance(words(text), words(said))
-
-
-def distance(one: Sequence[str], other: Sequence[str]) -> int:
-    """Edit distance."""
-    row = list(range(len(other) + 1))
-    for number, left in enumerate(one, 1):
-        last, row[0] = row[0], number
-        for column, right in enumerate(other, 1):
-            best = min(last + (left != right), row[column] + 1, row[column - 1] + 1)
-            last, row[column] = row[column], best
-    return row[-1]
-
-
-def engine_flags() -> list[str]:
-    """`ENGINE` as flags of `realtimed serve`."""
-    flags = []
-    for name, value in ENGINE.items():
-        flags += [f"--engine.{name.replace('_', '-')}", str(value).lower()]
-    return flags
+    return edit_distance(words(text), words(said))
