@@ -86,12 +86,13 @@ async def live_utterance(
 ) -> tuple[dict[str, Any], list[str]]:
     """One utterance of a session with this `update`, heard while it is spoken.
 
-    Its `transcription.done`, and the deltas that came before its commit. Unless `paced`, it is sent
-    at once.
+    Its `transcription.done`, and the deltas that came before its commit. Unless `paced`, all of it
+    is there before the utterance begins, so that no partial can come before the final.
     """
     async with raw_client(url, update=False) as client:
         await client.send(type="session.update", **update)
-        await client.commit()
+        if paced:
+            await client.commit()
         deltas: list[str] = []
         early = 0
 
